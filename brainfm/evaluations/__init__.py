@@ -1,0 +1,1 @@
+"""Scores of a model, with chance, n and an interval beside each."""

@@ -1,0 +1,1 @@
+"""What is optimised: a model and a batch in, named parts of the loss out."""

@@ -1,0 +1,90 @@
+"""Which neuron fires next, and when: the generative objective of Neuroformer.
+
+Paper: Antoniades et al., "Neuroformer: Multimodal and Multitask Generative Pretraining for Brain Data", ICLR 2024,
+https://arxiv.org/abs/2311.00136. Weights 3/5 and 2/5 as published, without the factor 3/4 that its code applies
+whether or not there is a contrastive part.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from brainfm.tokens import TokenBatch
+
+
+class NextSpike(nn.Module):
+    """Cross-entropy of the next spike's neuron and time bin, the end of the state included, padding left out.
+
+    Every token sees the true spikes before it (teacher forcing). Where the model predicts behaviour, its mean squared
+    error over samples that have it is added.
+
+    Args:
+        neuron_weight, bin_weight, behaviour_weight: of the three parts.
+    """
+
+    def __init__(self, neuron_weight: float = 0.6, bin_weight: float = 0.4, behaviour_weight: float = 1.0) -> None:
+        super().__init__()
+        self.neuron_weight, self.bin_weight, self.behaviour_weight = neuron_weight, bin_weight, behaviour_weight
+
+    def forward(self, model: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
+        """Parts "neuron" and "bin" (and "behaviour"), already weighted.
+
+        "metric_accuracy" is over spikes and ends; "metric_bits_per_spike" is the gain over each neuron's share of its
+        recording's spikes in this very batch, which is a null that knows a little more than it should.
+        """
+        said = model(batch)
+        parts = {
+            "neuron": self.neuron_weight * _cross_entropy(said.neuron, said.neuron_target),
+            "bin": self.bin_weight * _cross_entropy(said.bin, said.bin_target),
+        }
+        if said.behaviour:
+            parts["behaviour"] = self.behaviour_weight * _behaviour_error(said.behaviour, batch)
+        with torch.no_grad():
+            asked = said.neuron_target >= 0
+            right = (said.neuron.argmax(-1) == said.neuron_target) & asked
+            parts["metric_accuracy"] = right.sum() / asked.sum().clamp_min(1)
+            parts["metric_bits_per_spike"] = bits_per_spike(said.neuron, said.neuron_target, batch.aligned["neuron"])
+        return parts
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over targets that are not negative; 0 where there is none."""
+    total = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")
+    return total / (target >= 0).sum().clamp_min(1)
+
+
+def _behaviour_error(predicted: dict[str, Tensor], batch: TokenBatch) -> Tensor:
+    """Sum over covariates of the mean squared error of their last sample in the window; 0 where it is missing."""
+    total = next(iter(predicted.values())).new_zeros(())
+    for name, value in predicted.items():
+        if name in batch.aligned and batch.aligned[name].shape[-1] == value.shape[-1]:
+            truth = batch.aligned[name][:, -1]
+            there = truth.isfinite()
+            error = torch.where(there, value - torch.where(there, truth, 0.0), 0.0)
+            total = total + error.square().sum() / there.sum().clamp_min(1)
+    return total
+
+
+def bits_per_spike(logits: Tensor, target: Tensor, neuron: Tensor) -> Tensor:
+    """Bits that the logits gain per spike over the batch's mean rates; which neuron, given that one fires.
+
+    Args:
+        logits: `(batch, token, channel + 1)`, the last for the end of the state.
+        target: `(batch, token)` channels, the end, or negative for padding.
+        neuron: `(batch, channel)` numbers of the neurons; negative for padding.
+    """
+    channels = neuron.shape[1]
+    spike = (target >= 0) & (target < channels)
+    channel = target.masked_fill(~spike, 0)
+    number = neuron.gather(1, channel)
+    counts = logits.new_zeros(int(neuron.max().clamp_min(0)) + 1).index_add_(
+        0, number[spike], torch.ones_like(number[spike], dtype=logits.dtype)
+    )
+    share = counts[neuron.clamp_min(0)].masked_fill(neuron < 0, 0.0).clamp_min(1e-9).log().log_softmax(-1)
+    model = logits[..., :-1].log_softmax(-1).gather(2, channel[..., None])[..., 0]
+    gain = torch.where(spike, model - share.gather(1, channel), 0.0)
+    return gain.sum() / spike.sum().clamp_min(1) / math.log(2)

@@ -1,0 +1,212 @@
+"""One whole session of brain data in numpy and SI units: what every dataset yields and every shard holds.
+
+Everything left of the shards speaks this type. It knows nothing of files, windows or models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Kinds of channel, in the order of their codes in shards and batches. "axial" is an axial gradiometer, "grad" a planar one.
+KINDS = ("eeg", "mag", "grad", "axial", "ecog", "seeg", "region", "neuron", "misc")
+
+#: The physical unit that a channel of each kind is kept in (SI, as in MNE; "1" is dimensionless).
+UNITS = {
+    "eeg": "V", "mag": "T", "grad": "T/m", "axial": "T", "ecog": "V", "seeg": "V",
+    "region": "1", "neuron": "spikes", "misc": "1",
+}  # fmt: skip
+
+#: A typical amplitude of each kind in its unit. Batches divide by it, so that numbers are near one on any device
+#: without a statistic that could carry a label from one recording's class balance into its scale.
+TYPICAL = {
+    "eeg": 1e-5, "mag": 1e-12, "grad": 2e-11, "axial": 1e-12, "ecog": 1e-4, "seeg": 1e-4,
+    "region": 1.0, "neuron": 1.0, "misc": 1.0,
+}  # fmt: skip
+
+
+@dataclass
+class Channels:
+    """The channel table of a recording: one row per sensor, region or neuron.
+
+    Attributes:
+        name: `n` names as the field writes them (10-20 names, "MEG 0113", atlas regions, neuron ids).
+        kind: `n` words of `KINDS`.
+        position: `(channel, 3)` in metres, head frame (MNI for regions); NaN where unknown.
+        orientation: `(channel, 3)` unit vectors of the coil; zero for kinds that have none.
+        bad: `(channel,)` True where the channel is to be ignored.
+        area: `n` brain areas for neurons and implanted electrodes, "" where unknown.
+    """
+
+    name: list[str]
+    kind: list[str]
+    position: np.ndarray
+    orientation: np.ndarray
+    bad: np.ndarray
+    area: list[str]
+
+    @classmethod
+    def make(
+        cls,
+        name: list[str],
+        kind: str | list[str],
+        position: np.ndarray | None = None,
+        orientation: np.ndarray | None = None,
+        area: list[str] | None = None,
+    ) -> Channels:
+        """Build a table from names and what is known; unknown positions become NaN.
+
+        Raises:
+            ValueError: for a kind that is not in `KINDS`, a repeated name or arrays of another length.
+        """
+        n = len(name)
+        kinds = [kind] * n if isinstance(kind, str) else list(kind)
+        unknown = sorted(set(kinds) - set(KINDS))
+        if unknown:
+            raise ValueError(f"unknown channel kind {unknown[0]!r}; expected one of {', '.join(KINDS)}")
+        if len(set(name)) != n:
+            repeated = next(x for x in name if name.count(x) > 1)
+            raise ValueError(f"channel name {repeated!r} stands twice; rename one of them before building the recording")
+        position = np.full((n, 3), np.nan) if position is None else np.asarray(position, float)
+        orientation = np.zeros((n, 3)) if orientation is None else np.asarray(orientation, float)
+        if not (len(kinds) == n and position.shape == orientation.shape == (n, 3)):
+            raise ValueError(
+                f"got {n} channel names, {len(kinds)} kinds, positions {position.shape} and orientations "
+                f"{orientation.shape}; expected {n} kinds and (channel, 3) arrays of {n} rows"
+            )
+        return cls(list(name), kinds, position, orientation, np.zeros(n, bool), list(area or [""] * n))
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    def pick(self, index: np.ndarray | list[int]) -> Channels:
+        """The rows `index`, in that order."""
+        rows = [int(i) for i in index]
+        return Channels(
+            [self.name[i] for i in rows],
+            [self.kind[i] for i in rows],
+            self.position[rows],
+            self.orientation[rows],
+            self.bad[rows],
+            [self.area[i] for i in rows],
+        )
+
+
+@dataclass
+class Events:
+    """What happened when: `n` rows.
+
+    Attributes:
+        onset: `(event,)` seconds from the start of the recording.
+        duration: `(event,)` seconds; 0 for an instant.
+        label: the condition, for example "left" or "rest".
+        stimulus: what was shown or played, the same id wherever the same thing was presented; "" where there is none.
+            No stimulus id may stand on both sides of a split.
+    """
+
+    onset: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    duration: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    label: list[str] = field(default_factory=list)
+    stimulus: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.stimulus:
+            self.stimulus = [""] * len(self.label)
+        if not len(self.onset) == len(self.duration) == len(self.label) == len(self.stimulus):
+            raise ValueError(
+                f"events need equal lengths; got {len(self.onset)} onsets, {len(self.duration)} durations, "
+                f"{len(self.label)} labels, {len(self.stimulus)} stimuli"
+            )
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass
+class Series:
+    """A continuous covariate beside the recording: behaviour, stimulus features, paired fMRI.
+
+    Attributes:
+        values: `(time, feature)`.
+        sfreq: samples per second.
+        unit: physical unit of the values.
+        start: time of the first sample, seconds from the start of the recording.
+    """
+
+    values: np.ndarray
+    sfreq: float
+    unit: str
+    start: float = 0.0
+
+
+@dataclass
+class Recording:
+    """One session of one subject: a signal, spikes, or both.
+
+    Attributes:
+        dataset: key of the dataset, the name of its file in `brainfm/datasets`.
+        subject, session, run: ids without slashes; session and run may be "".
+        modality: "eeg", "meg", "ieeg", "fmri", "spikes" or "calcium".
+        device: the montage, array or scanner; transfer across devices is measured by this word.
+        channels: the channel table; neurons for spikes.
+        sfreq: samples per second of `signal` (volumes per second for fMRI); None for spikes alone.
+        signal: `(channel, time)` in SI units.
+        spike_time, spike_neuron: `(spike,)` seconds, ascending, and row of the channel table.
+        duration: seconds.
+        segments: `(segment, 2)` first and one-past-last sample of stretches without a break; windows never cross one.
+        truth: ground truth of simulated data by name, for example "connectivity" `(target, source)`.
+        simulated: True where no brain was recorded; shown wherever the data is shown.
+        provenance: source files with sha256, and every processing step with its parameters, in order.
+    """
+
+    dataset: str
+    subject: str
+    modality: str
+    channels: Channels
+    session: str = ""
+    run: str = ""
+    device: str = ""
+    sfreq: float | None = None
+    signal: np.ndarray | None = None
+    spike_time: np.ndarray | None = None
+    spike_neuron: np.ndarray | None = None
+    duration: float = 0.0
+    segments: np.ndarray | None = None
+    events: Events = field(default_factory=Events)
+    aligned: dict[str, Series] = field(default_factory=dict)
+    truth: dict[str, np.ndarray] = field(default_factory=dict)
+    simulated: bool = False
+    provenance: dict = field(default_factory=lambda: {"files": {}, "steps": []})
+
+    def __post_init__(self) -> None:
+        for what in (self.dataset, self.subject, self.session, self.run):
+            if "/" in what:
+                raise ValueError(f"id {what!r} of a recording holds a slash; use letters, digits, '-' and '_'")
+        if self.signal is not None:
+            if self.sfreq is None:
+                raise ValueError(f"{self.id}: a signal needs sfreq (samples per second)")
+            if self.signal.ndim != 2 or len(self.signal) != len(self.channels):
+                raise ValueError(
+                    f"{self.id}: signal has shape {self.signal.shape}; expected (channel, time) with "
+                    f"{len(self.channels)} channels"
+                )
+            self.duration = self.duration or self.signal.shape[1] / self.sfreq
+            if self.segments is None:
+                self.segments = np.array([[0, self.signal.shape[1]]])
+        if self.spike_time is not None:
+            if self.spike_neuron is None or len(self.spike_neuron) != len(self.spike_time):
+                raise ValueError(f"{self.id}: spikes need one neuron per spike time")
+            if len(self.spike_time) and (np.any(np.diff(self.spike_time) < 0) or self.spike_time[0] < 0):
+                raise ValueError(f"{self.id}: spike times must be ascending and not negative; sort them first")
+            if len(self.spike_neuron) and not 0 <= self.spike_neuron.min() <= self.spike_neuron.max() < len(self.channels):
+                raise ValueError(f"{self.id}: spikes name neurons outside the table of {len(self.channels)}")
+
+    @property
+    def id(self) -> str:
+        """`dataset/subject/session/run`, unique in a corpus."""
+        return "/".join((self.dataset, self.subject, self.session, self.run))
+
+    def note(self, step: str, **parameters: object) -> None:
+        """Append a processing step and its parameters to the provenance."""
+        self.provenance["steps"].append({"step": step, **parameters})

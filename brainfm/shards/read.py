@@ -1,0 +1,364 @@
+"""Read shards: a corpus of recordings, windows over them as an index, and memory-mapped access to any stretch.
+
+Windows are never copied: they are a recording, a first sample and a length. A stretch of a signal is read straight
+from the file's pages. Handles open lazily, once per process, and are dropped on pickling.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from brainfm.recording import Channels, Events, Series
+from brainfm.shards import schema
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One recording in a shard: its header, and access to its data.
+
+    Attributes:
+        path: the shard. id, dataset, subject, session, run, device, modality, simulated: as in `Recording`.
+        sfreq: samples per second; 0 for spikes alone. samples: number of samples. duration: seconds.
+        split: "train", "val", "test", or "" where the dataset has no split file.
+    """
+
+    path: Path
+    group: str
+    id: str
+    dataset: str
+    subject: str
+    session: str
+    run: str
+    device: str
+    modality: str
+    simulated: bool
+    sfreq: float
+    samples: int
+    duration: float
+    checksum: str
+    split: str
+    channels: Channels
+    events: Events
+    segments: np.ndarray
+    aligned_names: tuple[str, ...]
+
+    @property
+    def person(self) -> str:
+        """`dataset/subject`: the unit that a split by subject keeps together."""
+        return f"{self.dataset}/{self.subject}"
+
+    def signal(self, start: int, stop: int) -> np.ndarray:
+        """Samples `start` to `stop` as `(channel, time)` float32 in SI units; a view where it lies in one frame."""
+        if not 0 <= start < stop <= self.samples:
+            raise ValueError(f"{self.id}: samples {start} to {stop} asked of {self.samples}")
+        frames = _frames(self.path, self.group)
+        per_frame = frames.shape[2]
+        first, last = start // per_frame, -(-stop // per_frame)
+        if last - first == 1:
+            return frames[first, :, start - first * per_frame : stop - first * per_frame]
+        block = frames[first:last].transpose(1, 0, 2).reshape(frames.shape[1], -1)
+        return block[:, start - first * per_frame : stop - first * per_frame]
+
+    def spikes(self, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
+        """Spikes in `[start, stop)` seconds: times `(spike,)` in seconds from the recording's start, and neurons."""
+        time, neuron, index = _spikes(self.path, self.group)
+        low = index[min(max(int(start), 0), len(index) - 1)]
+        high = index[min(int(np.ceil(stop)), len(index) - 1)] if stop < len(index) - 1 else len(time)
+        a, b = low + np.searchsorted(time[low:high], (start, stop))
+        return time[a:b], neuron[a:b]
+
+    def aligned(self, name: str) -> Series:
+        """A covariate by name, whole.
+
+        Raises:
+            KeyError: with the names that exist.
+        """
+        file = _file(self.path)
+        if name not in self.aligned_names:
+            raise KeyError(f"{self.id} has no aligned series {name!r}; it has {', '.join(self.aligned_names) or 'none'}")
+        data = file[f"{self.group}/aligned/{name}"]
+        return Series(data[()], float(data.attrs["sfreq"]), str(data.attrs["unit"]), float(data.attrs["start"]))
+
+    def truth(self, name: str) -> np.ndarray:
+        """Ground truth of simulated data by name.
+
+        Raises:
+            KeyError: with the names that exist.
+        """
+        known = sorted(_file(self.path)[self.group].get("truth", {}))
+        if name not in known:
+            raise KeyError(f"{self.id} has no ground truth {name!r}; it has {', '.join(known) or 'none'}")
+        return _file(self.path)[f"{self.group}/truth/{name}"][()]
+
+    def provenance(self) -> dict:
+        """Source files with their checksums, and the processing steps."""
+        return json.loads(_file(self.path)[self.group].attrs["provenance"])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """An index of windows: row i is `samples[i]` samples of `recordings[recording[i]]` from sample `start[i]`.
+
+    For spikes alone samples count milliseconds, see `rate`.
+
+    Attributes:
+        recordings: what the rows point into.
+        recording, start, samples: `(window,)` integers.
+        label: `(window,)` condition of a trial, "" where there is none.
+        stimulus: `(window,)` stimulus ids.
+    """
+
+    recordings: tuple[Stored, ...]
+    recording: np.ndarray
+    start: np.ndarray
+    samples: np.ndarray
+    label: np.ndarray
+    stimulus: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def take(self, index: np.ndarray | Sequence[int]) -> Windows:
+        """The rows `index` (integers or a boolean mask)."""
+        index = np.asarray(index)
+        if index.size == 0:
+            index = index.astype(np.int64)
+        return replace(
+            self, **{k: getattr(self, k)[index] for k in ("recording", "start", "samples", "label", "stimulus")}
+        )
+
+    def of(self, attribute: str) -> np.ndarray:
+        """An attribute of each row's recording, for example "person", "session", "device" or "split"."""
+        values = np.array([getattr(r, attribute) for r in self.recordings])
+        return values[self.recording] if len(self.recordings) else values
+
+    def intervals(self) -> dict[str, list[list[float]]]:
+        """Seconds covered in each recording, merged and sorted: what a result or a model says that it saw."""
+        seen: dict[str, list[list[float]]] = {}
+        for r in np.unique(self.recording):
+            stored, rows = self.recordings[r], self.recording == r
+            spans = sorted(zip(self.start[rows], self.start[rows] + self.samples[rows], strict=True))
+            merged: list[list[int]] = []
+            for a, b in spans:
+                if merged and a <= merged[-1][1]:
+                    merged[-1][1] = max(merged[-1][1], int(b))
+                else:
+                    merged.append([int(a), int(b)])
+            seen[stored.id] = [[a / rate(stored), b / rate(stored)] for a, b in merged]
+        return seen
+
+    @staticmethod
+    def join(parts: Sequence[Windows]) -> Windows:
+        """All rows of `parts`, in order."""
+        recordings: dict[str, Stored] = {}
+        for part in parts:
+            recordings |= {r.id: r for r in part.recordings}
+        number = {key: i for i, key in enumerate(recordings)}
+        rows = [np.array([number[p.recordings[r].id] for r in p.recording], np.int64) for p in parts]
+        return Windows(
+            tuple(recordings.values()),
+            np.concatenate([*rows, np.zeros(0, np.int64)]),
+            *(
+                np.concatenate([getattr(p, k) for p in parts]) if parts else np.zeros(0, np.int64)
+                for k in ("start", "samples", "label", "stimulus")
+            ),
+        )
+
+
+def rate(stored: Stored) -> float:
+    """Samples per second of a window index: the signal's rate, or 1000 (milliseconds) for spikes alone."""
+    return stored.sfreq or 1000.0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Recordings of one or more datasets; subsets by subject, split or any other word of their headers."""
+
+    recordings: tuple[Stored, ...]
+    root: Path = field(default=Path())
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def where(self, **words: str | Sequence[str]) -> Corpus:
+        """Recordings whose header says so: `where(split="train", dataset=["scp1", "sim_eeg"])`.
+
+        Raises:
+            ValueError: where none is left, with the values that exist.
+        """
+        kept = self.recordings
+        for word, wanted in words.items():
+            values = {wanted} if isinstance(wanted, str) else set(wanted)
+            have = {getattr(r, word) for r in kept}
+            kept = tuple(r for r in kept if getattr(r, word) in values)
+            if not kept:
+                raise ValueError(f"no recording with {word} {sorted(values)} in {self.root}; there are {sorted(have)}")
+        return replace(self, recordings=kept)
+
+    def subject(self, subject: str) -> Corpus:
+        """One person's recordings, by subject id or `dataset/subject`."""
+        return self.where(**{"person" if "/" in subject else "subject": subject})
+
+    @property
+    def people(self) -> list[str]:
+        """`dataset/subject` of everyone, sorted."""
+        return sorted({r.person for r in self.recordings})
+
+    def windows(self, length_s: float, stride_s: float | None = None, shortest_s: float | None = None) -> Windows:
+        """Windows of `length_s` every `stride_s` seconds (without overlap unless told), none across a break.
+
+        The last window that fits exactly is kept. A stretch shorter than the window gives none, unless it has
+        `shortest_s`: then it is one window by itself, and the batch's mask covers what is missing.
+        """
+        rows: list[tuple[int, int, int]] = []
+        for i, stored in enumerate(self.recordings):
+            n = round(length_s * rate(stored))
+            step = max(1, round((stride_s or length_s) * rate(stored)))
+            for a, b in _stretches(stored):
+                if b - a >= n:
+                    rows += [(i, s, n) for s in range(a, b - n + 1, step)]
+                elif shortest_s is not None and b - a >= round(shortest_s * rate(stored)):
+                    rows.append((i, a, b - a))
+        table = np.array(rows, np.int64).reshape(-1, 3)
+        none = np.full(len(table), "", dtype=object)
+        return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], none, none)
+
+    def trials(self, tmin: float, tmax: float, labels: Sequence[str] | None = None) -> Windows:
+        """Event-locked windows from `tmin` to `tmax` seconds around each onset; may start at any sample.
+
+        Trials that would leave their stretch are left out.
+
+        Raises:
+            ValueError: where no trial is left, with the labels that exist.
+        """
+        rows, label, stimulus = [], [], []
+        for i, stored in enumerate(self.recordings):
+            n = round((tmax - tmin) * rate(stored))
+            stretches = _stretches(stored)
+            for onset, word, shown in zip(stored.events.onset, stored.events.label, stored.events.stimulus, strict=True):
+                start = round((onset + tmin) * rate(stored))
+                inside = any(a <= start and start + n <= b for a, b in stretches)
+                if inside and (labels is None or word in labels):
+                    rows.append((i, start, n))
+                    label.append(word)
+                    stimulus.append(shown)
+        if not rows:
+            known = sorted({word for r in self.recordings for word in r.events.label})
+            raise ValueError(f"no trial of {tmin} to {tmax} s with labels {labels or 'any'}; the events are {known or 'none'}")
+        table = np.array(rows, np.int64)
+        words = (np.array(label, dtype=object), np.array(stimulus, dtype=object))
+        return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], *words)
+
+
+def open_shards(path: str | Path) -> Corpus:
+    """Open a shard, a dataset's folder of shards, or a corpus folder of datasets.
+
+    >>> corpus = open_shards("data/shards/meeg")  # doctest: +SKIP
+    >>> corpus.where(split="train").windows(2.0)  # doctest: +SKIP
+
+    Raises:
+        FileNotFoundError: where there is no shard.
+        ShardError: for a file that is not a whole shard of this schema version.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(path.glob("**/*.h5"))
+    files = [f for f in files if not f.name.startswith(".")]
+    if not files:
+        raise FileNotFoundError(f"no shard under {path}; make them with `brainfm ingest DATASET`")
+    return Corpus(tuple(r for f in files for r in _headers(f)), path)
+
+
+def _headers(path: Path) -> list[Stored]:
+    """Every recording of a shard, without its data."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise schema.ShardError(f"{path} is not a readable HDF5 file ({error}); remove it and run ingest again") from error
+    with file:
+        if file.attrs.get("schema") != schema.SCHEMA or file.attrs.get("schema_version") != schema.VERSION:
+            raise schema.ShardError(
+                f"{path} has schema {file.attrs.get('schema')!r} version {file.attrs.get('schema_version')!r}; this "
+                f"brainfm reads {schema.SCHEMA!r} version {schema.VERSION}: run `brainfm ingest` again"
+            )
+        split = read_split(path.parent)
+        return [_header(path, file, group, split) for group in file["recordings"].values()]
+
+
+def _header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
+    def words(key: str) -> list[str]:
+        return group[key].asstr()[()].tolist()
+
+    channels = Channels(
+        words("channels/name"), words("channels/kind"), group["channels/position"][()],
+        group["channels/orientation"][()], group["channels/bad"][()], words("channels/area"),
+    )  # fmt: skip
+    events = Events(
+        group["events/onset"][()], group["events/duration"][()], words("events/label"), words("events/stimulus")
+    )
+    head = group.attrs
+    return Stored(
+        path=path, group=str(group.name), id=str(head["id"]), dataset=str(file.attrs["dataset"]),
+        subject=str(file.attrs["subject"]), session=str(head["session"]), run=str(head["run"]),
+        device=str(head["device"]), modality=str(file.attrs["modality"]), simulated=bool(file.attrs["simulated"]),
+        sfreq=float(head["sfreq"]), samples=int(head["samples"]), duration=float(head["duration"]),
+        checksum=str(head["checksum"]), split=split.get(str(head["id"]), ""), channels=channels, events=events,
+        segments=group["segments"][()] if "segments" in group else np.zeros((0, 2), np.int64),
+        aligned_names=tuple(sorted(group.get("aligned", {}))),
+    )  # fmt: skip
+
+
+def read_split(folder: Path) -> dict[str, str]:
+    """Recording id → "train", "val" or "test", as ingest decided it for the dataset in `folder`."""
+    path = folder / schema.SPLIT_FILE
+    return json.loads(path.read_text())["recordings"] if path.exists() else {}
+
+
+def _stretches(stored: Stored) -> list[tuple[int, int]]:
+    if stored.sfreq:
+        return [(int(a), int(b)) for a, b in stored.segments]
+    return [(0, int(stored.duration * rate(stored)))]
+
+
+# Open files, memory maps and spike columns of this process, by path and group. A forked worker opens its own.
+_open: dict[tuple, object] = {}
+
+
+def _cached(key: tuple, make):  # type: ignore[no-untyped-def]
+    key = (os.getpid(), *key)
+    if key not in _open:
+        _open[key] = make()
+    return _open[key]
+
+
+def _file(path: Path) -> h5py.File:
+    return _cached(("file", path, path.stat().st_mtime_ns), lambda: h5py.File(path, "r"))
+
+
+def _frames(path: Path, group: str) -> np.ndarray:
+    """The frames `(frame, channel, sample)` of a recording as a memory map; through h5py only if not contiguous."""
+
+    def make() -> np.ndarray:
+        with h5py.File(path, "r") as file:
+            data = file[f"{group}/signal"]
+            if data.chunks is None and data.id.get_offset() is not None and not data.external:
+                return np.memmap(path, data.dtype, "r", data.id.get_offset(), data.shape)
+            return data[()]
+
+    return _cached(("frames", path, path.stat().st_mtime_ns, group), make)
+
+
+def _spikes(path: Path, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def make() -> tuple[np.ndarray, ...]:
+        with h5py.File(path, "r") as file:
+            if "spikes" not in file[group]:
+                raise ValueError(f"{path}: recording {group} holds no spikes")
+            return tuple(file[f"{group}/spikes/{k}"][()] for k in ("time", "neuron", "frame_index"))
+
+    return _cached(("spikes", path, path.stat().st_mtime_ns, group), make)

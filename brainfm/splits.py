@@ -1,0 +1,62 @@
+"""Who is in training, validation and test: decided once, from ids alone, before any window or statistic exists."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+
+def order(ids: Sequence[str], seed: int) -> list[str]:
+    """The distinct ids in a fixed pseudo-random order that depends on each id and the seed, not on the others."""
+    return sorted(set(ids), key=lambda x: hashlib.sha256(f"{seed}:{x}".encode()).hexdigest())
+
+
+def assign(
+    recordings: Sequence[tuple[str, str, str]],
+    *,
+    test_subjects: float = 0,
+    val_subjects: float = 0,
+    test_sessions: Sequence[str] = (),
+    val_sessions: Sequence[str] = (),
+    everyone: str = "",
+    seed: int = 0,
+) -> dict[str, str]:
+    """Give each recording its side.
+
+    Whole subjects are held out first; of the subjects that remain, the named sessions are. A recording is on one side.
+
+    Args:
+        recordings: `(id, subject, session)` of each.
+        test_subjects, val_subjects: how many subjects (1 or more), or which share of them (below 1), to hold out.
+        test_sessions, val_sessions: session ids that the remaining subjects' test and validation sides take.
+        everyone: one side for all, for a dataset that is only ever a target ("test").
+        seed: changes which subjects are held out.
+
+    Returns:
+        Recording id → "train", "val" or "test".
+
+    Raises:
+        ValueError: where nothing is left to train on.
+
+    >>> assign([("a/1", "1", ""), ("a/2", "2", "")], test_subjects=1, seed=0)
+    {'a/1': 'test', 'a/2': 'train'}
+    """
+    if everyone:
+        if everyone not in ("train", "val", "test"):
+            raise ValueError(f"everyone: {everyone!r} is not a side; use train, val or test")
+        return {key: everyone for key, _, _ in recordings}
+    subjects = order([subject for _, subject, _ in recordings], seed)
+
+    def count(asked: float) -> int:
+        return int(asked) if asked >= 1 or asked == 0 else max(1, round(asked * len(subjects)))
+
+    n_test, n_val = count(test_subjects), count(val_subjects)
+    side = {s: "test" for s in subjects[:n_test]} | {s: "val" for s in subjects[n_test : n_test + n_val]}
+    by_session = {s: "val" for s in val_sessions} | {s: "test" for s in test_sessions}
+    split = {key: side.get(subject) or by_session.get(session, "train") for key, subject, session in recordings}
+    if "train" not in split.values():
+        raise ValueError(
+            f"the split leaves nothing to train on: {len(subjects)} subjects, {n_test} for test, {n_val} for validation, "
+            f"test sessions {list(test_sessions)}; hold out fewer"
+        )
+    return split

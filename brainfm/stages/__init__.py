@@ -1,0 +1,1 @@
+"""One module per DVC stage: read the key, call the library, write the output."""

@@ -1,0 +1,10 @@
+"""transfer: one evaluation of one model → data/results/transfer/<key>.json."""
+
+from pathlib import Path
+
+from brainfm.evaluations.tasks import evaluate
+
+
+def run(key: str, seed: int, root: Path = Path()) -> dict:
+    """Evaluate `key` as configs/transfer/<key>.yaml says and give back the result."""
+    return evaluate("transfer", key, seed, root)

@@ -1,0 +1,1 @@
+"""Where numpy and torch meet: batches from shards, the Lightning modules, checkpoints."""

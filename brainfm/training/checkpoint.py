@@ -1,0 +1,175 @@
+"""Models on disk: safetensors, the configuration to build the network again, and a card that says what it saw.
+
+Nothing is unpickled. Weights load strictly: a checkpoint that does not fit its network is refused, key by key.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from brainfm import catalog
+from brainfm.shards.read import Windows
+from brainfm.tokens import Facts
+from brainfm.training.batches import Batcher, batches
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
+
+
+class CheckpointError(ValueError):
+    """A model folder that cannot be loaded whole; the message names the file and what differs."""
+
+
+@dataclass
+class Pretrained:
+    """A network with everything that is known about it.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        config: `kind` ("models" or "codebooks"), `name`, `keywords` of build, `codebook` where one is inside.
+        facts: what it was built from.
+        card: data, subjects, intervals and checksums that it saw, preprocessing, licences, metrics, seed.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    facts: Facts
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def batcher(self, labels: dict[str, int] | None = None, aligned: tuple[str, ...] | None = None) -> Batcher:
+        """How windows become batches for this model: its patch, its neurons, its covariates."""
+        ids = getattr(self.model, "neurons", None)
+        return Batcher(
+            patch=getattr(self.model, "patch", 1),
+            neurons=None if ids is None else {x: i for i, x in enumerate(ids)},
+            labels=labels,
+            aligned=tuple(getattr(self.model, "aligned", ())) if aligned is None else aligned,
+        )
+
+    def features(self, windows: Windows, size: int = 64) -> np.ndarray:
+        """`(window, feature)` the pooled encoding of every window, in order, without gradients."""
+        device = next(self.model.parameters()).device
+        found: list[np.ndarray] = []
+        with torch.inference_mode(), evaluating(self.model):
+            for batch in batches(windows, self.batcher(), size):
+                found.append(self.model.encode(batch.to(device)).pooled.float().cpu().numpy())
+        return np.concatenate(found)
+
+    def untrained(self, seed: int) -> Pretrained:
+        """The same network with fresh weights: the baseline that shows what pretraining added."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Pretrained(build(self.config, self.facts).eval(), self.config, self.facts, {"untrained": True})
+
+    def save(self, folder: Path) -> Path:
+        """Write the folder in one step: whole or not at all; an older model of that name is replaced."""
+        folder = Path(folder)
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        save_file(weights, part / WEIGHTS, metadata={"format": "pt"})
+        described = {**self.config, "facts": asdict(self.facts)}
+        (part / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
+        (part / CARD).write_text(json.dumps(self.card, indent=1, sort_keys=True) + "\n")
+        old = folder.with_name(f".{folder.name}.old")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+
+class evaluating:
+    """Evaluation mode inside the block; the mode it had before, afterwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> nn.Module:
+        self.was = self.model.training
+        return self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.was)
+
+
+def build(config: dict[str, Any], facts: Facts, codebook: nn.Module | None = None) -> nn.Module:
+    """Build a network from its configuration with fresh weights; a codebook inside is built too unless given."""
+    make = catalog.load(config["kind"], config["name"]).build
+    if "codebook" in inspect.signature(make).parameters:
+        if codebook is None:
+            inner = config.get("codebook")
+            if inner is None:
+                raise CheckpointError(f"model {config['name']!r} needs a codebook; name the tokenizer's folder")
+            codebook = build(inner, facts_from(inner["facts"]))
+        return make(facts, codebook, **config["keywords"])
+    return make(facts, **config["keywords"])
+
+
+def facts_from(saved: dict[str, Any]) -> Facts:
+    """Facts as JSON keeps them → Facts."""
+    return Facts(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+
+
+def load(folder: str | Path) -> Pretrained:
+    """Load a model folder; every weight must match.
+
+    Raises:
+        FileNotFoundError: where the folder or a file of it is missing, with the models that are beside it.
+        CheckpointError: where weights are missing, left over or of another shape: each is named.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).exists():
+            there = sorted(p.parent.name for p in folder.parent.glob(f"*/{CONFIG}"))
+            raise FileNotFoundError(f"{folder} is not a model: {name} is missing; {catalog.nearest(folder.name, there)}")
+    config = json.loads((folder / CONFIG).read_text())
+    facts = facts_from(config.pop("facts"))
+    model = build(config, facts)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged ({error}); train or copy the model again") from error
+    fit(model, weights, str(folder / WEIGHTS))
+    card = json.loads((folder / CARD).read_text()) if (folder / CARD).exists() else {}
+    return Pretrained(model.eval(), config, facts, card)
+
+
+def fit(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        CheckpointError: naming the first keys that are missing, left over or of another shape, and the matched share.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    if missing or extra or shapes:
+        matched = len(own) - len(missing) - len(shapes)
+        detail = [f"{len(v)} {what} ({', '.join(v[:3])})" for what, v in
+                  (("missing", missing), ("left over", extra), ("of another shape", shapes)) if v]  # fmt: skip
+        raise CheckpointError(f"{where}: {matched} of {len(own)} weights match; {'; '.join(detail)}. Use the model's own config.json")
+    model.load_state_dict(weights, strict=True)
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters, frozen ones included."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def model_folders(root: Path) -> Iterator[Path]:
+    """Folders of whole models under `root`."""
+    return (p.parent for p in sorted(root.glob(f"*/{CONFIG}")) if not p.parent.name.startswith("."))

@@ -1,0 +1,207 @@
+"""The Lightning module, and one function that trains: resumable, seeded step by step, logged to CSV and DVCLive."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+
+from brainfm.tokens import TokenBatch
+from brainfm.training.data import ShardData
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; what `training:` of a configuration may set.
+
+    Attributes:
+        steps: optimiser steps. batch_size: windows per step.
+        learning_rate: peak of the cosine. warmup: share of the steps until it. weight_decay: on matrices only.
+        beta2: AdamW's second beta. clip: gradient norm. accumulate: batches per step.
+        validations: how often the validation loss is taken. val_windows: on how many windows.
+        precision: Lightning's word, for example "32-true" or "bf16-mixed". devices, strategy: Lightning's words.
+        weights: dataset → relative weight of its windows; equal unless told.
+    """
+
+    steps: int = 300
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    clip: float = 1.0
+    accumulate: int = 1
+    validations: int = 6
+    val_windows: int = 256
+    precision: str = "32-true"
+    devices: int = 1
+    strategy: str = "auto"
+    weights: dict[str, float] | None = None
+
+
+class Pretraining(pl.LightningModule):
+    """A model and the objectives that train it.
+
+    Args:
+        model: any model of the catalogue. objectives: modules that give named parts of the loss; their sum is optimised.
+        settings: optimiser and schedule. seed: masks and dropout of a step follow from it and the step's number.
+    """
+
+    def __init__(self, model: nn.Module, objectives: list[nn.Module], settings: Settings, seed: int) -> None:
+        super().__init__()
+        self.model, self.objectives = model, nn.ModuleList(objectives)
+        self.settings, self.seed = settings, seed
+
+    def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Seed the step, so that a resumed run draws the same masks."""
+        torch.manual_seed((self.seed << 32) + self.global_step * 1000 + batch_idx % self.settings.accumulate)
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """Sum of the objectives' parts."""
+        return self._loss(batch, "train")
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """The same parts on validation windows, with the same masks every time."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + batch_idx)
+            self._loss(batch, "val")
+
+    def _loss(self, batch: TokenBatch, stage: str) -> Tensor:
+        parts: dict[str, Tensor] = {}
+        for objective in self.objectives:
+            parts |= objective(self.model, batch)
+        loss = torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
+        logged = {f"{stage}/{k.removeprefix('metric_')}": v.detach() for k, v in parts.items()}
+        self.log_dict(logged, batch_size=len(batch), on_step=stage == "train", on_epoch=stage == "val")
+        self.log(f"{stage}/loss", loss.detach(), batch_size=len(batch), prog_bar=True, on_step=stage == "train", on_epoch=stage == "val")
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with decay on matrices only; linear warm-up, then cosine to a tenth."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.settings.weight_decay},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(groups, self.settings.learning_rate, betas=(0.9, self.settings.beta2))
+        warmup = max(1, round(self.settings.warmup * self.settings.steps))
+
+        def share(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            done = (step - warmup) / max(1, self.settings.steps - warmup)
+            return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass
+class Trained:
+    """What a run leaves: seconds, the last value of every metric, the folder of its curves."""
+
+    seconds: float
+    metrics: dict[str, float]
+    curves: Path
+
+
+def train(
+    model: nn.Module, objectives: list[nn.Module], data: ShardData, settings: Settings, seed: int, work: Path, recipe: dict
+) -> Trained:
+    """Train in place. A killed run goes on where its last checkpoint stands, if the recipe is the same.
+
+    Args:
+        model, objectives: trained together. data: what to train on. settings: how.
+        seed: of the steps. work: folder for checkpoints and curves, kept until the caller removes it.
+        recipe: everything that the run follows from; another one starts anew.
+    """
+    mark = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
+    stamp = work / "recipe.sha256"
+    if not stamp.exists() or stamp.read_text() != mark:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        stamp.write_text(mark)
+    started = json.loads((work / "clock.json").read_text())["seconds"] if (work / "clock.json").exists() else 0.0
+    clock = _Clock(work / "clock.json", started)
+    every = max(1, settings.steps // settings.validations)
+    last = work / "last.ckpt"
+    quiet = not sys.stderr.isatty()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance|treespec|LeafSpec|Checkpoint directory|Experiment logs).*")
+        trainer = pl.Trainer(
+            accelerator="cpu" if not torch.cuda.is_available() else "auto",
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision=settings.precision,  # type: ignore[arg-type]
+            max_steps=settings.steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip,
+            val_check_interval=every * settings.accumulate,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=max(1, every // 4),
+            logger=_loggers(work),
+            callbacks=[
+                ModelCheckpoint(work, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False),
+                _Lines(settings.steps) if quiet else RichProgressBar(),
+                clock,
+            ],
+            enable_model_summary=False,
+            enable_progress_bar=not quiet,
+        )
+        module = Pretraining(model, objectives, settings, seed)
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    return Trained(clock.seconds(), metrics, work / "csv" / "metrics.csv")
+
+
+def _loggers(work: Path) -> list:
+    """CSV for the report, DVCLive for `dvc plots` and its users' tools."""
+    from dvclive.lightning import DVCLiveLogger
+
+    live = DVCLiveLogger(dir=str(work / "dvclive"), save_dvc_exp=False, report=None, dvcyaml=None, resume=(work / "dvclive").exists())
+    return [CSVLogger(work, name="", version="csv", flush_logs_every_n_steps=50), live]
+
+
+class _Clock(pl.Callback):
+    """Seconds of training over all attempts of a run."""
+
+    def __init__(self, path: Path, before: float) -> None:
+        self.path, self.before, self.started = path, before, time.perf_counter()
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self.before + time.perf_counter() - self.started
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Keep the count with the checkpoint."""
+        self.path.write_text(json.dumps({"seconds": self.seconds()}))
+
+
+class _Lines(pl.Callback):
+    """A line per validation where no terminal can draw a bar (DVC, CI, SLURM logs)."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Step and validation losses."""
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        shown = "  ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in sorted(values.items()))
+        print(f"  step {trainer.global_step:5d}/{self.steps}  {shown}", flush=True)

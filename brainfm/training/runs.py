@@ -1,0 +1,152 @@
+"""Train a network on one side of a corpus and save it with a card that says what it saw."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+
+from brainfm import catalog, config
+from brainfm.shards.read import Corpus, Windows, open_shards
+from brainfm.training import checkpoint
+from brainfm.training.batches import WindowDataset, facts_of
+from brainfm.training.checkpoint import Pretrained
+from brainfm.training.codes import CodeDataset, codes_in, open_codes
+from brainfm.training.data import ShardData
+from brainfm.training.pretraining import Settings, train
+
+BLOCKS = ("model", "objectives", "training", "windows")
+
+
+def sides(corpus: Corpus, length_s: float, stride_s: float | None = None, shortest_s: float | None = None,
+          datasets: list[str] | None = None, sessions: list[str] | None = None) -> tuple[Windows, Windows]:  # fmt: skip
+    """Training and validation windows of a corpus, by the split that ingest decided.
+
+    Without validation recordings the last tenth of the training windows of each recording stands in, cut off in time.
+
+    Args:
+        corpus: recordings of one or more datasets. length_s, stride_s, shortest_s: as in `Corpus.windows`.
+        datasets, sessions: only these.
+    """
+    words = {k: v for k, v in (("dataset", datasets), ("session", sessions)) if v}
+    corpus = corpus.where(**words)
+    windows = corpus.where(split="train").windows(length_s, stride_s, shortest_s)
+    if any(r.split == "val" for r in corpus.recordings):
+        return windows, corpus.where(split="val").windows(length_s, stride_s, shortest_s)
+    return cut_in_time(windows)
+
+
+def cut_in_time(windows: Windows, share: float = 0.1) -> tuple[Windows, Windows]:
+    """Split windows at a time in each recording: the last `share` validates; windows across the cut are dropped."""
+    import numpy as np
+
+    stop = windows.start + windows.samples
+    cut = np.zeros(len(windows))
+    for r in np.unique(windows.recording):
+        rows = windows.recording == r
+        cut[rows] = np.quantile(stop[rows], 1 - share)
+    return windows.take(stop <= cut), windows.take(windows.start >= cut)
+
+
+def train_and_save(
+    kind: str, name: str, data: Path, settings: dict[str, Any], out: Path, work: Path, seed: int, where: str,
+    figures: Callable[[Pretrained, Windows], list] | None = None,
+) -> Pretrained:  # fmt: skip
+    """Build, train and save one network.
+
+    Args:
+        kind, name: folder and file of the catalogue, for example "models", "luna".
+        data: a corpus of shards, or a folder of codes with their tokenizer.
+        settings: the blocks `BLOCKS` of the configuration. out: the model's folder. work: checkpoints of a run under way.
+        seed: of weights and steps. where: the configuration's file, for errors.
+        figures: makes figures for the card from the network and validation windows.
+
+    Raises:
+        ConfigError: for a keyword that the model, an objective or the trainer does not know.
+    """
+    pl.seed_everything(seed, verbose=False)
+    make = catalog.load(kind, name).build
+    inner = None
+    if codes_in(data):
+        inner = checkpoint.load(data / "tokenizer")
+        corpus: Any = open_codes(data)
+    else:
+        corpus = open_shards(data)
+    supplied = tuple(p for p in ("facts", "codebook") if p in inspect.signature(make).parameters)
+    keywords = config.keywords(make, settings["model"], f"{where}: model", supplied)
+    window = config.keywords(sides, settings["windows"], f"{where}: windows", ("corpus",))
+    tuned = Settings(**config.keywords(Settings, settings["training"], f"{where}: training"))
+    train_rows, val_rows = sides(corpus, **window)
+    seen = Corpus(tuple(r for r in corpus.recordings if r.split == "train"), corpus.root)
+    if window.get("datasets"):
+        seen = seen.where(dataset=window["datasets"])
+    if window.get("sessions"):
+        seen = seen.where(session=window["sessions"])
+    facts = inner.facts if inner else facts_of(seen, window["length_s"])
+    described = {"kind": kind, "name": name, "keywords": keywords}
+    if inner:
+        described["codebook"] = {**inner.config, "facts": asdict(inner.facts)}
+    model = checkpoint.build(described, facts, inner.model if inner else None)
+    pretrained = Pretrained(model, described, facts)
+    objectives = [_objective(n, k or {}, where) for n, k in settings["objectives"].items()]
+    batcher = pretrained.batcher()
+    sets = [CodeDataset(rows) if inner else WindowDataset(rows, batcher) for rows in (train_rows, val_rows)]
+    groups = train_rows.of("dataset")
+    loaded = ShardData(*sets, groups, tuned.batch_size, tuned.steps * tuned.accumulate, seed, tuned.weights, tuned.val_windows)
+    recipe = {"config": described, "settings": settings, "seed": seed, "data": {r.id: r.checksum for r in seen.recordings}}
+    print(f"{name}: {checkpoint.parameters(model):,} parameters, {len(train_rows)} training and {len(val_rows)} validation windows")
+    done = train(model, objectives, loaded, tuned, seed, work, recipe)
+    pretrained.card = {
+        "title": out.name, "objective": sorted(settings["objectives"]), "parameters": checkpoint.parameters(model),
+        "seconds": round(done.seconds, 1), "metrics": done.metrics, "seed": seed, "settings": settings,
+        "subjects": {"train": sorted(set(map(str, train_rows.of("person")))), "val": sorted(set(map(str, val_rows.of("person"))))},
+        "windows": {"train": train_rows.intervals(), "val": val_rows.intervals()},
+        "checksums": {r.id: r.checksum for r in corpus.recordings if r.split in ("train", "val")},
+        "datasets": _datasets(seen), "steps": tuned.steps, "tokenizer": inner.card if inner else None,
+    }  # fmt: skip
+    pretrained.model.eval()
+    if figures:
+        pretrained.card["figures"] = figures(pretrained, val_rows)
+    pretrained.save(out)
+    shutil.copyfile(done.curves, out / "metrics.csv")
+    shutil.rmtree(work)
+    return pretrained
+
+
+def _objective(name: str, given: dict[str, Any], where: str) -> nn.Module:
+    made = catalog.load_class("objectives", name)
+    return made(**config.keywords(made, given, f"{where}: objectives: {name}"))
+
+
+def _datasets(corpus: Corpus) -> list[dict[str, Any]]:
+    """Name, simulated or not, licence, subjects and processing of each dataset, from the shards' headers."""
+    import h5py
+
+    found: dict[str, dict[str, Any]] = {}
+    for r in corpus.recordings:
+        with h5py.File(r.path, "r") as file:
+            entry = found.setdefault(r.dataset, {
+                "name": r.dataset, "simulated": r.simulated, "modality": r.modality, "subjects": 0,
+                "licence": str(file.attrs.get("licence", "")), "citation": str(file.attrs.get("citation", "")),
+            })  # fmt: skip
+        entry["subjects"] = len({x.person for x in corpus.recordings if x.dataset == r.dataset})
+    return sorted(found.values(), key=lambda x: x["name"])
+
+
+def join_curves(earlier: Path, later: Path) -> None:
+    """Put the rows of an interrupted attempt before those of the one that went on, without the steps done twice."""
+    rows = [list(csv.DictReader(p.open())) for p in (earlier, later)]
+    first = min((int(r["step"]) for r in rows[1]), default=0)
+    kept = [r for r in rows[0] if int(r["step"]) < first] + rows[1]
+    names = list(dict.fromkeys(k for r in kept for k in r))
+    with later.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(kept)
