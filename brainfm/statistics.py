@@ -25,7 +25,9 @@ def bootstrap_ci(values: np.ndarray, n: int = 2000, seed: int = 0, level: float 
     """
     values = np.asarray(values, float)
     if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"an interval over subjects needs two or more scores; got {values.size}: use `bootstrap_trials`")
+        raise ValueError(
+            f"an interval over subjects needs two or more scores; got {values.size}: use `bootstrap_trials`"
+        )
     means = values[np.random.default_rng(seed).integers(len(values), size=(n, len(values)))].mean(axis=1)
     return _percentiles(means, level)
 

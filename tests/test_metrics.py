@@ -17,8 +17,12 @@ def test_classification_equals_scikit_learn(seed, classes, trials):
     predicted = np.where(np.isin(predicted, true), predicted, true[0])
     labels = list(range(classes))
     assert metrics.accuracy(true, predicted) == pytest.approx(reference.accuracy_score(true, predicted))
-    assert metrics.balanced_accuracy(true, predicted) == pytest.approx(reference.balanced_accuracy_score(true, predicted))
-    assert np.array_equal(metrics.confusion(true, predicted, labels), reference.confusion_matrix(true, predicted, labels=labels))
+    assert metrics.balanced_accuracy(true, predicted) == pytest.approx(
+        reference.balanced_accuracy_score(true, predicted)
+    )
+    assert np.array_equal(
+        metrics.confusion(true, predicted, labels), reference.confusion_matrix(true, predicted, labels=labels)
+    )
 
 
 @settings(max_examples=25, deadline=None)

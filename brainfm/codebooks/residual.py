@@ -1,4 +1,4 @@
-"""Residual vector quantisation without gradients for the codebook: moving averages, k-means start, dead codes restarted.
+"""Residual vector quantisation without gradients for the codebook: moving averages, k-means start, restarts.
 
 Papers: residual quantisation and its training as in EnCodec (Defossez et al. 2022, arXiv:2210.13438, section 3.2); the
 rotation of gradients from Fifty et al. 2024, arXiv:2410.06424. Restarted vectors also restart their moving sums, so
@@ -159,7 +159,9 @@ class ResidualQuantiser(nn.Module):
                 stage.follow(rest.detach(), chosen)
             rest = rest - vector
             codes.append(chosen)
-        values = exact + (rotated - rotated.detach())  # the value of the codes to the last bit, the gradient of the rotation
+        values = exact + (
+            rotated - rotated.detach()
+        )  # the value of the codes to the last bit, the gradient of the rotation
         return Quantised(values, torch.stack(codes, dim=1), torch.stack(losses).mean())
 
     def vectors_of(self, codes: Tensor) -> Tensor:
@@ -172,6 +174,10 @@ class ResidualQuantiser(nn.Module):
 
 def perplexity(codes: Tensor, size: int) -> Tensor:
     """Exponential of the entropy of the codes' frequencies: `(row, depth)` → `(depth,)`; between 1 and `size`."""
-    share = torch.stack([torch.bincount(column, minlength=size) for column in codes.T]).float()
-    share = share / share.sum(dim=1, keepdim=True).clamp_min(1.0)
+    return perplexity_of_counts(torch.stack([torch.bincount(column, minlength=size) for column in codes.T]).float())
+
+
+def perplexity_of_counts(count: Tensor) -> Tensor:
+    """The same from how often each code was used: `(depth, code)` → `(depth,)`."""
+    share = count / count.sum(dim=1, keepdim=True).clamp_min(1.0)
     return torch.special.entr(share).sum(dim=1).exp()

@@ -11,18 +11,25 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 
+def _start(layer: nn.Conv1d | nn.ConvTranspose1d, inputs: int) -> nn.Module:
+    """Weights that keep the variance of their `inputs`, no bias: what passes at first is the signal alone."""
+    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
 class Conv(nn.Module):
-    """Convolution of `(batch, feature, time)` with weight norm; the borders reflect, the length shrinks by the stride."""
+    """Convolution of `(batch, feature, time)` with weight norm; borders reflect, the length shrinks by the stride."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = weight_norm(nn.Conv1d(inputs, outputs, kernel, stride))
+        self.conv = weight_norm(_start(nn.Conv1d(inputs, outputs, kernel, stride), inputs * kernel))
         spare = kernel - stride
         self.borders = (spare - spare // 2, spare // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, inputs, time)` → `(batch, outputs, time / stride)`."""
-        return self.conv(_reflect(x, *self.borders))
+        return self.conv(_reflect(x, *self.borders) if any(self.borders) else x)
 
 
 def _reflect(x: Tensor, left: int, right: int) -> Tensor:
@@ -39,7 +46,7 @@ class Widen(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv = weight_norm(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride))
+        self.conv = weight_norm(_start(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride), 2 * inputs))
         self.left, self.right = stride - stride // 2, stride // 2
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from brainfm.datasets import download
-from brainfm.modalities import eeg
+from brainfm.modalities import eeg, electrodes
 from brainfm.recording import Channels, Events, Recording
 
 URL = "https://physionet.org/files/eegmat/1.0.0/"
@@ -126,7 +126,7 @@ def _read(root: Path, name: str, subject: str) -> Recording:
         raw = mne.io.read_raw_edf(path, preload=True, verbose="error")
     except (ValueError, RuntimeError, OSError, IndexError, AssertionError) as error:
         raise ValueError(f"{path} cannot be read as EDF ({error}); {mend}") from error
-    place = mne.channels.make_standard_montage("standard_1005").get_positions()["ch_pos"]
+    place = electrodes.template()
     short = {c: c.removeprefix("EEG ").strip() for c in raw.ch_names}
     kept = [c for c in raw.ch_names if short[c] in place and short[c] not in ("A1", "A2")]
     if not kept:

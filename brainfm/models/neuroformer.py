@@ -1,24 +1,22 @@
-"""Neuroformer: spikes of a population as a sequence that a transformer continues, given the past, stimulus and behaviour.
+"""Neuroformer: a population's spikes as a sequence that a transformer continues, given stimulus and behaviour.
 
 Paper: Antonis Antoniades, Yiyi Yu, Joseph Canzano, William Wang, Spencer LaVere Smith. "Neuroformer: Multimodal and
 Multitask Generative Pretraining for Brain Data". ICLR 2024. https://arxiv.org/abs/2311.00136
 
-A window is a past and a current state. Each spike is a token: which neuron, and when in the window. The tokens of the
-current state attend to those of the past, then to the stimulus, then to behaviour, then causally to each other; every
-one predicts the neuron and the time bin of the next spike, the last one the end of the state. Attention to the past,
-gathered by predicted and attended neuron, recovers who drives whom (`evaluations/connectivity.py`).
+A window is a past and a current state, each spike a token: which neuron, and when. The tokens of the current state
+attend to those of the past, then to the stimulus, then to behaviour, then causally to each other; each predicts neuron
+and time bin of the next spike, the last one the end of the state. Attention to the past, gathered by predicted and
+attended neuron, recovers who drives whom (`evaluations/connectivity.py`).
 
 Differences from the paper and its published code:
 - a neuron is a row of a table named "dataset/subject/neuron" that also reads the logits out, so that a new animal has a
   path (`add_neurons`, `freeze_but_neurons`); logits run over the neurons of the sample's own recording and the end;
-- padding is masked in every attention, mean and loss; it needs no vector of its own;
-- the value of a covariate enters through a linear layer (a LayerNorm of one number erased it), and a token sees no
-  sample of stimulus or behaviour later than itself (frames ran one window into the future);
+- padding is masked everywhere and has no vector;
+- a covariate's value enters (a LayerNorm of one number erased it); a token sees no later sample of it than itself;
 - contrastive features are pooled before any fusion (`alignment_features`);
 - spikes of one bin are ordered by time, then by number; the past's order counts back from its end;
-- a stimulus arrives as features with one token per sample, not as video through a 3-D convolution, and neither it nor
-  the current state has self-attention before the fusion; contexts are normalised once before they are attended to;
-- in training each covariate is hidden from a share of samples, so that encodings without behaviour stay familiar;
+- a stimulus is features, one token per sample, not video through a 3-D convolution; nothing has self-attention before
+  the fusion; contexts are normalised once; in training each covariate is hidden from a share of the samples;
 - at most `max_events` spikes per state: the LAST of the past and the FIRST of the current state; a state that was cut
   has no end to predict.
 
@@ -55,25 +53,29 @@ FACTS = Facts(
     aligned={"stimulus": 64},
 )
 
+# fmt: off
 SIZES: dict[str, dict] = {
-    "test": dict(dim=16, heads=2, past_layers=1, stimulus_layers=1, behaviour_layers=1, self_layers=1, dropout=0.0),
-    "local": dict(dim=64, heads=4, past_layers=2, stimulus_layers=1, behaviour_layers=1, self_layers=2, dropout=0.1),
-    "small": dict(dim=128, heads=4, past_layers=4, stimulus_layers=4, behaviour_layers=2, self_layers=4, dropout=0.2),
-    "base": dict(dim=256, heads=8, past_layers=6, stimulus_layers=6, behaviour_layers=4, self_layers=6, dropout=0.2),
+    "test": {"dim": 16, "heads": 2, "past_layers": 1, "self_layers": 1, "dropout": 0.0},
+    "local": {"dim": 64, "heads": 4, "past_layers": 1, "self_layers": 1, "dropout": 0.0},
+    "small": {"dim": 128, "heads": 4, "past_layers": 4, "stimulus_layers": 4, "behaviour_layers": 2, "self_layers": 4,
+              "dropout": 0.2},
+    "base": {"dim": 256, "heads": 8, "past_layers": 6, "stimulus_layers": 6, "behaviour_layers": 4, "self_layers": 6,
+             "dropout": 0.2},
 }
+# fmt: on
 
 IGNORE = -100
+INITIAL = 0.02  # standard deviation of fresh neuron vectors
 
 
 @dataclass(frozen=True)
 class State:
-    """Spikes of the past or the current state, padded to the longest of the batch, at least one column.
+    """Spikes of the past or the current state, padded to the longest of the batch.
 
     Attributes:
         time: `(batch, event)` seconds from the start of the current state; negative in the past.
         channel, number: `(batch, event)` row of the recording's table, and of the model's.
-        mask: `(batch, event)` True for real spikes.
-        cut: `(batch,)` True where `max_events` left spikes out.
+        mask, cut: `(batch, event)` real spikes; `(batch,)` where `max_events` left spikes out.
     """
 
     time: Tensor
@@ -88,8 +90,7 @@ class Prediction:
     """What each token of the current state (a start token, then its spikes) says of the next spike, and the truth.
 
     Attributes:
-        neuron: `(batch, token, channel + 1)` logits over the recording's own neurons, and last the end of the state.
-        bin: `(batch, token, bin + 1)` logits over time bins of the current state, and last its end.
+        neuron, bin: `(batch, token, channel + 1)` and `(batch, token, bin + 1)` logits; the last is the state's end.
         neuron_target, bin_target: `(batch, token)`; `IGNORE` for padding.
         behaviour: predicted last sample of each covariate in `predict`, `(batch, feature)`.
     """
@@ -103,18 +104,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Attended:
-    """Attention of the tokens of the current state, mean over heads, with what each column is.
+    """Attention to the past.
 
     Attributes:
-        past, own: `(layer, batch, token, event)` to the past, and `(layer, batch, token, token)` to the state itself.
-        past_state, state: the spikes behind the columns; column 0 of `own` is the start token.
+        weight: `(layer, batch, token, event)`, mean over heads; the last axis is the spikes of `past`.
         target: `(batch, token)` channel that each token has to predict; `IGNORE` for the end and for padding.
     """
 
-    past: Tensor
-    own: Tensor
-    past_state: State
-    state: State
+    weight: Tensor
+    past: State
     target: Tensor
 
 
@@ -127,9 +125,9 @@ class Neuroformer(nn.Module):
     """
 
     def __init__(
-        self, neurons: Sequence[str], features: dict[str, int], predict: dict[str, int], past_s: float, current_s: float,
-        bin_s: float, dim: int, heads: int, past_layers: int, stimulus_layers: int, behaviour_layers: int,
-        self_layers: int, dropout: float, modality_dropout: float, max_events: int, segments: int,
+        self, neurons: Sequence[str], features: dict[str, int], predict: dict[str, int], past_s: float,
+        current_s: float, *, bin_s: float, dim: int, heads: int, layers: tuple[int, int, int, int], dropout: float,
+        modality_dropout: float, max_events: int, segments: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.dim, self.neurons, self.aligned = dim, list(neurons), (*features, *predict)
@@ -144,21 +142,17 @@ class Neuroformer(nn.Module):
         self.value = nn.ModuleDict({name: nn.Linear(n, dim) for name, n in features.items()})
         self.name = nn.ParameterDict({name: nn.Parameter(torch.empty(dim)) for name in features})
         self.dropout = nn.Dropout(dropout)
-        has_behaviour = bool(set(features) - {"stimulus"})
-        layers = (past_layers, stimulus_layers if "stimulus" in features else 0, behaviour_layers * has_behaviour, self_layers)
+        there = (True, "stimulus" in features, bool(set(features) - {"stimulus"}), True)
         self.past_blocks, self.stimulus_blocks, self.behaviour_blocks, self.self_blocks = (
-            nn.ModuleList(Block(dim, heads, dropout) for _ in range(n)) for n in layers
+            nn.ModuleList(Block(dim, heads, dropout) for _ in range(n * wanted))
+            for n, wanted in zip(layers, there, strict=True)
         )
         self.norm_past, self.norm_context, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.to_bin = nn.Linear(dim, self.bins + 1)
         self.to_behaviour = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in predict.items()})
         self.align = nn.ModuleDict({name: MLP(dim, 2 * dim) for name in ("spikes", *features)} if features else {})
-        for name, parameter in self.named_parameters():
-            if "norm" in name:
-                continue
-            nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.02)
-
-    # The neuron table: one row per neuron of every animal seen, and the path of a new one.
+        for vector in (self.table, self.start, self.end, *self.name.values()):
+            nn.init.normal_(vector, std=INITIAL)
 
     def rows(self) -> Tensor:
         """`(neuron, dim)` the whole table, added neurons included."""
@@ -206,8 +200,6 @@ class Neuroformer(nn.Module):
             state = {**state, prefix + "table": whole[:known], prefix + "added": whole[known:]}
         super()._load_from_state_dict(state, prefix, *rest)
 
-    # From a batch to tokens.
-
     def states(self, batch: TokenBatch) -> tuple[State, State]:
         """Past and current spikes in order of time, then of neuron number; capped at `max_events` each.
 
@@ -215,14 +207,14 @@ class Neuroformer(nn.Module):
             ValueError: where the batch does not number its neurons, or is longer than past and current together.
         """
         if "neuron" not in batch.aligned:
-            raise ValueError("Neuroformer needs aligned['neuron'] (batch, channel); make batches with the model's neurons")
+            raise ValueError("Neuroformer needs aligned['neuron'] (batch, channel); give the batcher `model.neurons`")
         number = batch.aligned["neuron"].gather(1, batch.channel)
         real = batch.mask & (number >= 0)
         last = torch.where(real, batch.time, 0.0).amax() if real.numel() else torch.zeros(())
         if last >= self.past_s + self.current_s + self.bin_s / 2:
+            width = self.past_s + self.current_s
             raise ValueError(
-                f"a spike at {float(last):.3f} s; this model's windows last {self.past_s:g} + {self.current_s:g} s: "
-                f"cut windows of {self.past_s + self.current_s:g} s"
+                f"a spike at {float(last):.3f} s of the window; this model's last {width:g} s: cut such ones"
             )
         first = torch.where(real, number, len(self.neurons)).argsort(dim=1, stable=True)
         time = torch.where(real, batch.time, torch.inf).gather(1, first)
@@ -230,6 +222,7 @@ class Neuroformer(nn.Module):
         order, time = first.gather(1, by_time), time.gather(1, by_time) - self.past_s
         n_past, n_all = (time < 0).sum(1), real.sum(1)
         skipped = (n_past - self.max_events).clamp_min(0)
+        n_current = n_all - n_past
 
         def take(start: Tensor, count: Tensor, cut: Tensor) -> State:
             step = torch.arange(max(1, int(count.max())), device=time.device)
@@ -241,7 +234,6 @@ class Neuroformer(nn.Module):
                 number.gather(1, spike).masked_fill(~mask, 0), mask, cut,
             )  # fmt: skip
 
-        n_current = n_all - n_past
         past = take(skipped, n_past - skipped, skipped > 0)
         return past, take(n_past, n_current.clamp_max(self.max_events), n_current > self.max_events)
 
@@ -249,12 +241,15 @@ class Neuroformer(nn.Module):
         return self.when(sinusoid(time / self.bin_s, self.dim, longest=1000.0))
 
     def _embed(self, past: State, current: State) -> tuple[Tensor, Tensor]:
-        """Tokens of the past `(batch, event, dim)` and of the current state behind its start `(batch, 1 + event, dim)`."""
-        rows = self.rows()
+        """Tokens of the past `(batch, event, dim)` and of the current state behind its start `(batch, 1 + event, dim)`.
+
+        Vectors that small enter times the root of the width (Vaswani et al. 2017, section 3.4), or time drowns them.
+        """
+        rows, scale = self.rows(), self.dim**0.5
         back = past.mask.sum(1, keepdim=True) - 1 - torch.arange(past.mask.shape[1], device=rows.device)
-        before = rows[past.number] + self._clock(past.time) + self.past_order(sinusoid(back, self.dim))
+        before = scale * rows[past.number] + self._clock(past.time) + self.past_order(sinusoid(back, self.dim))
         start = self.start.expand(len(current.mask), 1, -1)
-        now = torch.cat((start, rows[current.number]), dim=1)
+        now = scale * torch.cat((start, rows[current.number]), dim=1)
         place = self.order(sinusoid(torch.arange(now.shape[1], device=rows.device), self.dim))
         return self.dropout(before), self.dropout(now + self._clock(_behind_start(current.time)) + place)
 
@@ -269,24 +264,23 @@ class Neuroformer(nn.Module):
         if x is None or (x.shape[-1] != wanted and bool(x.isnan().all())):
             x = self.table.new_full((len(batch), 1, wanted), torch.nan)
         if x.shape[-1] != wanted:
-            raise ValueError(f"aligned[{name!r}] has {x.shape[-1]} features; this model was built for {wanted}: build anew")
+            raise ValueError(
+                f"aligned[{name!r}] has {x.shape[-1]} features; the model was built for {wanted}: rebuild it"
+            )
         there = x.isfinite().all(dim=-1)
         time = torch.arange(x.shape[1], device=x.device) * (width / x.shape[1]) - self.past_s
         value = self.value[name](torch.where(there[..., None], x, 0.0).to(self.table.dtype))
         return value + self.name[name] + self._clock(time), time, there
 
     def _fuse(
-        self, batch: TokenBatch, past: State, current: State, behaviour: bool, seen: tuple[list, list] | None = None
+        self, batch: TokenBatch, past: State, current: State, behaviour: bool, seen: list[Tensor] | None = None
     ) -> Tensor:
-        """`(batch, 1 + event, dim)`: current tokens after the past, the stimulus, behaviour and each other.
-
-        Where `seen` is given, the attention weights to the past and to the state itself are appended to it.
-        """
+        """`(batch, 1 + event, dim)`: current tokens after all fusion; `seen` gathers the attention to the past."""
         before, x = self._embed(past, current)
         before, time = self.norm_past(before), _behind_start(current.time)
         for block in self.past_blocks:
             if seen is not None:
-                seen[0].append(block.attention.weights(block.norm_attention(x), before, past.mask).mean(1))
+                seen.append(block.attention.weights(block.norm_attention(x), before, past.mask).mean(1))
             x = block(x, before, past.mask)
         groups = [(["stimulus"] if "stimulus" in self.value else [], self.stimulus_blocks)]
         if behaviour:
@@ -303,8 +297,6 @@ class Neuroformer(nn.Module):
         token = torch.arange(x.shape[1], device=x.device)
         causal = (token[:, None] >= token) & _behind_start(current.mask, True)[:, None]
         for block in self.self_blocks:
-            if seen is not None:
-                seen[1].append(block.attention.weights(block.norm_attention(x), None, causal).mean(1))
             x = block(x, mask=causal)
         return self.norm(x)
 
@@ -313,8 +305,6 @@ class Neuroformer(nn.Module):
         if not self.training or self.modality_dropout == 0:
             return there
         return there & (torch.rand(len(there), 1, device=there.device) >= self.modality_dropout)
-
-    # What the network gives.
 
     def forward(self, batch: TokenBatch) -> Prediction:
         """Predict the next spike at every token of the current state, from the true spikes before it."""
@@ -349,13 +339,11 @@ class Neuroformer(nn.Module):
         return (counts.view(len(batch), self.segments, channels) @ unit).flatten(1)
 
     def attention(self, batch: TokenBatch) -> Attended:
-        """Where the tokens of the current state look; behaviour is left out, as in `encode`."""
+        """Where the current state looks in the past; the past comes first, so stimulus and behaviour do not matter."""
         past, current = self.states(batch)
-        to_past: list[Tensor] = []
-        to_own: list[Tensor] = []
-        self._fuse(batch, past, current, behaviour=False, seen=(to_past, to_own))
-        target = _shifted(current, current.channel, end=IGNORE)
-        return Attended(torch.stack(to_past), torch.stack(to_own), past, current, target)
+        seen: list[Tensor] = []
+        self._fuse(batch, past, current, behaviour=False, seen=seen)
+        return Attended(torch.stack(seen), past, _shifted(current, current.channel, end=IGNORE))
 
     def alignment_features(self, batch: TokenBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Each modality by itself, pooled before any fusion: name → `(batch, dim)` and `(batch,)` whether it is there.
@@ -395,7 +383,7 @@ def build(
     """Build the network for the neurons and covariates of a corpus.
 
     Args:
-        past_s, current_s: seconds of the two states; three and one quarter of the facts' window where not given.
+        past_s, current_s: seconds of the two states; 3/4 and 1/4 of the facts' window where not given.
         bin_s: seconds of a time bin to predict.
         stimulus: whether the covariate "stimulus" is taken where the corpus has one.
         behaviour: covariates taken as input; all but the stimulus and those in `predict` where None.
@@ -409,22 +397,22 @@ def build(
         ValueError: for a corpus without neurons, a covariate that it has not, or states that do not fill its window.
     """
     if not facts.neurons:
-        raise ValueError(f"Neuroformer needs neurons; this corpus has {', '.join(facts.modality) or 'none'}: choose spikes")
+        raise ValueError(f"Neuroformer needs neurons; this corpus has {facts.modality or 'none'}: choose one of spikes")
     known = set(facts.aligned)
     inputs = sorted(known - {"stimulus", *predict}) if behaviour is None else [x for x in behaviour if x != "stimulus"]
-    unknown = sorted({*inputs, *predict} - known)
-    if unknown or set(inputs) & set(predict):
-        raise ValueError(f"covariates {unknown or sorted(set(inputs) & set(predict))}: each must be one of {sorted(known)}, "
-                         "and either input or predicted; name them in `behaviour` or `predict`")  # fmt: skip
+    unfit = sorted({*inputs, *predict} - known) or sorted(set(inputs) & set(predict))
+    if unfit:
+        raise ValueError(f"covariates {unfit}: name each of {sorted(known)} in `behaviour` or in `predict`, not both")
     window = facts.window_s or 0.2
-    if current_s is None:
-        current_s = window / 4 if past_s is None else window - past_s
+    current_s = (window / 4 if past_s is None else window - past_s) if current_s is None else current_s
     past_s = window - current_s if past_s is None else past_s
-    if facts.window_s and abs(past_s + current_s - window) > 1e-6 or min(past_s, current_s, bin_s) <= 0:
-        raise ValueError(f"past_s {past_s:g} and current_s {current_s:g} must be positive and add up to the {window:g} s window")
+    if (facts.window_s and abs(past_s + current_s - window) > 1e-6) or min(past_s, current_s, bin_s) <= 0:
+        raise ValueError(
+            f"past_s {past_s:g} and current_s {current_s:g} must be positive and fill the {window:g} s window"
+        )
     names = (["stimulus"] if stimulus and "stimulus" in known else []) + inputs
     return Neuroformer(
         facts.neurons, {n: facts.aligned[n] for n in names}, {n: facts.aligned[n] for n in predict}, past_s, current_s,
-        bin_s, dim, heads, past_layers, stimulus_layers, behaviour_layers, self_layers, dropout, modality_dropout,
-        max_events, segments,
+        bin_s=bin_s, dim=dim, heads=heads, layers=(past_layers, stimulus_layers, behaviour_layers, self_layers),
+        dropout=dropout, modality_dropout=modality_dropout, max_events=max_events, segments=segments,
     )  # fmt: skip

@@ -26,23 +26,24 @@ Tensor walk of `encode`:
       (batch, region, patch, dim)
     → depth x (attention over regions at each patch, attention over patches of each region), norm
     → tokens (batch, region x patch, dim)
-    → pooled (batch, factor (factor + 1) / 2 + factor dim): correlations of factor scores, tokens gathered by factor
+    → pooled (batch, factor (factor + 1) / 2 + dim): correlations and sizes of the factor scores over the window, which
+      keep the person's connectivity, and the mean token
 """
 
 from __future__ import annotations
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
-from brainfm.layers.attention import MLP, Block
+from brainfm.layers.attention import MLP, Block, masked_mean
 from brainfm.layers.positions import fourier
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "after Caro et al. 2024, BrainLM, ICLR, and Dong et al. 2024, Brain-JEPA, arXiv 2409.19407"
 FACTS = Facts(modality=("fmri",), kinds=("region",), sfreq=0.5, window_s=128.0, channels=94)
 SIZES: dict[str, dict] = {
-    "local": {"dim": 32, "depth": 1, "heads": 4, "factors": 32},
+    "local": {"dim": 32, "depth": 1, "heads": 4, "factors": 48},
     "test": {"dim": 16, "depth": 1, "heads": 2, "factors": 6},
     "base": {"dim": 256, "depth": 4, "heads": 4, "factors": 64, "patch": 16},
 }
@@ -81,19 +82,15 @@ class RegionAutoencoder(nn.Module):
         nn.init.zeros_(self.correct.bias)
 
     def encode(self, batch: TokenBatch) -> Encoding:
-        """`(batch, region x patch, dim)` with nothing hidden; windows are cut into patches of `patch` if they are not."""
+        """`(batch, region x patch, dim)` with nothing hidden; windows are cut into patches where they are not."""
         batch = self._cut(batch)
         x, visible, who = *self._standardised(batch, None), self._who(batch)
-        score, _ = self._linear(x, visible, who)
-        tokens = self._attend(batch, x, visible, who)
-        real = visible.unsqueeze(-1)
-        gather = self.loading(who) * batch.channel_mask().unsqueeze(-1)
-        gather = gather / gather.abs().sum(1, keepdim=True).clamp_min(1e-6)
-        count = visible.sum(2).clamp_min(1).unsqueeze(-1)
-        mean = (tokens * real).sum(2) / count
-        spread = torch.einsum("brf,brd->bfd", gather, mean)
-        pooled = torch.cat((self._correlation(score), spread.flatten(1)), dim=1)
-        return Encoding(tokens.flatten(1, 2), pooled, batch.mask)
+        score, linear = self._linear(x, visible, who)
+        tokens = self._attend(batch, x, visible, who, linear).flatten(1, 2)
+        pooled = torch.cat(
+            (self._correlation(score, visible.any(dim=1)), masked_mean(tokens, visible.flatten(1))), dim=1
+        )
+        return Encoding(tokens, pooled, batch.mask)
 
     def target(self, batch: TokenBatch) -> Tensor:
         """What `reconstruct` predicts: each region standardised over the window, `(batch, token, patch)`."""
@@ -119,7 +116,10 @@ class RegionAutoencoder(nn.Module):
         return batch if batch.values.shape[-1] == self.patch else batch.repatch(self.patch)
 
     def _standardised(self, batch: TokenBatch, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`(batch, region, patch, volume)` by mean and spread of visible cells, 0 elsewhere; and which are visible."""
+        """`(batch, region, patch, volume)` by mean and spread of visible cells, 0 elsewhere; and which are visible.
+
+        A region that is flat, as bad ones are, counts as hidden.
+        """
         if batch.grid is None:
             raise ValueError("the batch holds events; a masked autoencoder of regions wants regional series")
         visible = (batch.mask if hidden is None else batch.mask & ~hidden).unflatten(1, batch.grid)
@@ -130,33 +130,31 @@ class RegionAutoencoder(nn.Module):
         x = (x - mean) * weight
         spread = (x.square().sum((2, 3), keepdim=True) / count).sqrt()
         varies = spread > 1e-5 * mean.abs()
-        return torch.where(varies, x / torch.where(varies, spread, 1.0), 0.0), visible
+        return torch.where(varies, x / torch.where(varies, spread, 1.0), 0.0), visible & varies.squeeze(-1)
 
     def _who(self, batch: TokenBatch) -> Tensor:
         """`(batch, region, 4 dim)` from the place, or from the row where the place is unknown."""
         known = batch.place.isfinite().all(dim=-1, keepdim=True)
         row = torch.arange(batch.kind.shape[1], device=batch.kind.device).clamp_max(self.row.num_embeddings - 1)
-        return torch.where(known, self.place(fourier(batch.place, OCTAVES)), self.row(row))
+        return torch.where(known, self.place(fourier(batch.place, OCTAVES)), self.row(row)).float()
 
     def _linear(self, x: Tensor, visible: Tensor, who: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean of the factors `(batch, patch, volume, factor)`, and what it says of every region.
+        """Posterior mean of the factors `(batch, factor, patch, volume)`, and what it says of every region.
 
         A token that is hidden while others of its region are visible counts as 0, its mean; whole regions that are
         hidden are left out of the posterior.
         """
-        loading = self.loading(who)
-        seen = visible.any(dim=2).to(x.dtype)
-        weight = nn.functional.softplus(self.precision(who).squeeze(-1)) * seen
-        weighted = loading * weight.unsqueeze(-1)
-        posterior = loading.transpose(1, 2) @ weighted + torch.eye(self.factors, device=x.device, dtype=x.dtype)
-        data = torch.einsum("brf,brpv->bfpv", weighted, x)
-        score = torch.cholesky_solve(data.flatten(2), torch.linalg.cholesky(posterior)).view_as(data)
-        return score, torch.einsum("brf,bfpv->brpv", loading, score)
+        with torch.autocast(x.device.type, enabled=False):  # there is no Cholesky factor in half precision
+            loading = self.loading(who)
+            weight = nn.functional.softplus(self.precision(who).squeeze(-1)) * visible.any(dim=2)
+            weighted = loading * weight.unsqueeze(-1)
+            posterior = loading.transpose(1, 2) @ weighted + torch.eye(self.factors, device=x.device)
+            data = torch.einsum("brf,brpv->bfpv", weighted, x)
+            score = torch.cholesky_solve(data.flatten(2), torch.linalg.cholesky(posterior)).view_as(data)
+            return score, torch.einsum("brf,bfpv->brpv", loading, score)
 
-    def _attend(self, batch: TokenBatch, x: Tensor, visible: Tensor, who: Tensor, linear: Tensor | None = None) -> Tensor:
+    def _attend(self, batch: TokenBatch, x: Tensor, visible: Tensor, who: Tensor, linear: Tensor) -> Tensor:
         """Tokens `(batch, region, patch, dim)` of the transformer, which sees the signal and the linear view of it."""
-        if linear is None:
-            _, linear = self._linear(x, visible, who)
         features = torch.cat((x, linear, visible.unsqueeze(-1).to(x.dtype)), dim=-1)
         y = self.embed(features) + self.region(who).unsqueeze(2)
         b, r, p, _ = y.shape
@@ -169,10 +167,14 @@ class RegionAutoencoder(nn.Module):
             y = rearrange(along(y, mask=of_one_region, time=time), "(b r) p d -> b r p d", b=b)
         return self.norm(y)
 
-    def _correlation(self, score: Tensor) -> Tensor:
-        """Correlations of the factor scores over the window `(batch, factor (factor + 1) / 2)`; their size on the diagonal."""
-        score = score.flatten(2)
-        moment = score @ score.transpose(1, 2) / score.shape[-1]
+    def _correlation(self, score: Tensor, real: Tensor) -> Tensor:
+        """Correlations of the factor scores over the real patches of the window, and their sizes on the diagonal.
+
+        `(batch, factor, patch, volume)` and `(batch, patch)` → `(batch, factor (factor + 1) / 2)`.
+        """
+        volumes = (real.sum(dim=1) * score.shape[-1]).clamp_min(1)
+        score = score.flatten(2)  # zero where there is no data
+        moment = score @ score.transpose(1, 2) / volumes[:, None, None]
         size = moment.diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
         moment = moment / (size.unsqueeze(1) * size.unsqueeze(2))
         moment = moment - torch.diag_embed(moment.diagonal(dim1=1, dim2=2)) + torch.diag_embed(size)
@@ -185,7 +187,7 @@ def build(
     dim: int = 32,
     depth: int = 1,
     heads: int = 4,
-    factors: int = 32,
+    factors: int = 48,
     patch: int = 4,
     dropout: float = 0.0,
 ) -> RegionAutoencoder:
@@ -196,5 +198,7 @@ def build(
     """
     volumes = facts.sfreq * facts.window_s
     if volumes and volumes < patch:
-        raise ValueError(f"a window of {facts.window_s} s has {volumes:g} volumes; one patch needs {patch}: use a longer one")
+        raise ValueError(
+            f"a window of {facts.window_s} s has {volumes:g} volumes; one patch needs {patch}: use a longer one"
+        )
     return RegionAutoencoder(len(facts.regions) or facts.channels, patch, dim, depth, heads, factors, dropout)

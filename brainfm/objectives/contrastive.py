@@ -34,7 +34,7 @@ class Contrastive(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def forward(self, model: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
-        """Part "contrastive"; 0 where no two samples have two modalities. "metric_retrieval" is top-1 over both ways."""
+        """Part "contrastive", 0 where no two samples have two modalities; "metric_retrieval" is top-1 both ways."""
         features = model.alignment_features(batch)
         scale = self.log_scale.clamp(max=math.log(100.0)).exp()
         losses, hits = [], []

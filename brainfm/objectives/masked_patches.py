@@ -1,4 +1,4 @@
-"""Hide cells of (channel, patch) and predict their samples, as LUNA does (Döner et al. 2025, arXiv 2510.22257, section 3).
+"""Hide cells of (channel, patch) and predict their samples, as LUNA does (Döner et al. 2025, arXiv 2510.22257).
 
 The mask is drawn for each sample, where the published code draws one for the batch.
 """

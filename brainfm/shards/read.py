@@ -47,7 +47,12 @@ class Stored:
     channels: Channels
     events: Events
     segments: np.ndarray
-    aligned_names: tuple[str, ...]
+    aligned_widths: dict[str, int]
+
+    @property
+    def aligned_names(self) -> tuple[str, ...]:
+        """Names of the covariates."""
+        return tuple(self.aligned_widths)
 
     @property
     def person(self) -> str:
@@ -216,6 +221,7 @@ class Corpus:
 
         The last window that fits exactly is kept. A stretch shorter than the window gives none, unless it has
         `shortest_s`: then it is one window by itself, and the batch's mask covers what is missing.
+        A window that lies inside an event (a block of rest or task) carries its label and stimulus.
         """
         rows: list[tuple[int, int, int]] = []
         for i, stored in enumerate(self.recordings):
@@ -227,8 +233,14 @@ class Corpus:
                 elif shortest_s is not None and b - a >= round(shortest_s * rate(stored)):
                     rows.append((i, a, b - a))
         table = np.array(rows, np.int64).reshape(-1, 3)
-        none = np.full(len(table), "", dtype=object)
-        return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], none, none)
+        label, stimulus = (np.full(len(table), "", dtype=object) for _ in range(2))
+        for i, stored in enumerate(self.recordings):
+            events, own = stored.events, np.flatnonzero(table[:, 0] == i)
+            begin, end = table[own, 1] / rate(stored), (table[own, 1] + table[own, 2]) / rate(stored)
+            for e in np.flatnonzero(events.duration >= length_s):
+                inside = own[(begin >= events.onset[e]) & (end <= events.onset[e] + events.duration[e] + 1e-9)]
+                label[inside], stimulus[inside] = events.label[e], events.stimulus[e]
+        return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], label, stimulus)
 
     def trials(self, tmin: float, tmax: float, labels: Sequence[str] | None = None) -> Windows:
         """Event-locked windows from `tmin` to `tmax` seconds around each onset; may start at any sample.
@@ -310,7 +322,7 @@ def _header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str
         sfreq=float(head["sfreq"]), samples=int(head["samples"]), duration=float(head["duration"]),
         checksum=str(head["checksum"]), split=split.get(str(head["id"]), ""), channels=channels, events=events,
         segments=group["segments"][()] if "segments" in group else np.zeros((0, 2), np.int64),
-        aligned_names=tuple(sorted(group.get("aligned", {}))),
+        aligned_widths={k: int(v.shape[1]) for k, v in sorted(group.get("aligned", {}).items())},
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def run(key: str, seed: int, jobs: int | None = None, corpus: str | None = None,
 
 
 def _code(path: str) -> str:
-    """Hash of the dataset's file and of the modalities: a change there makes its shards anew."""
-    files = [Path(path), *sorted((catalog.PACKAGE / "modalities").glob("*.py"))]
+    """Hash of the code that makes recordings: the dataset's file, what datasets share, and the modalities."""
+    shared = [f for f in (catalog.PACKAGE / "datasets").glob("*.py") if "CARD" not in catalog.defined(f)]
+    files = [Path(path), *sorted(shared), *sorted((catalog.PACKAGE / "modalities").glob("*.py"))]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from brainfm.recording import KINDS, TYPICAL
+from brainfm.recording import KINDS, TYPICAL, Channels
 from brainfm.shards.read import Corpus, Stored, Windows, rate
 from brainfm.tokens import Facts, TokenBatch
 
@@ -59,19 +59,30 @@ class Batcher:
             batch.aligned[name] = _covariate(name, stored, start, samples)
         return batch
 
+    def trials(self, signal: np.ndarray, channels: Channels, sfreq: float) -> TokenBatch:
+        """Trials in memory `(trial, channel, time)`, all in the same channels, as one batch."""
+        n = len(signal)
+        return self._layout(list(signal), [channels] * n, np.full(n, signal.shape[-1]), sfreq)
+
     def _signals(self, stored: list[Stored], start: np.ndarray, samples: np.ndarray, sfreq: float) -> TokenBatch:
-        channels, patches = max(len(s.channels) for s in stored), -(-int(samples.max()) // self.patch)
-        values = torch.zeros(len(stored), channels, patches * self.patch)
-        real = torch.zeros(len(stored), channels, patches, dtype=torch.bool)
+        found = [s.signal(int(a), int(a + n)) for s, a, n in zip(stored, start, samples, strict=True)]
+        return self._layout(found, [s.channels for s in stored], samples, sfreq)
+
+    def _layout(
+        self, found: list[np.ndarray], tables: list[Channels], samples: np.ndarray, sfreq: float
+    ) -> TokenBatch:
+        """Windows `(channel, time)` → one grid of tokens, padded with zeros and masked."""
+        channels, patches = max(map(len, tables)), -(-int(samples.max()) // self.patch)
+        values = torch.zeros(len(found), channels, patches * self.patch)
+        real = torch.zeros(len(found), channels, patches, dtype=torch.bool)
         into = values.numpy()
-        for i, s in enumerate(stored):
-            window = s.signal(int(start[i]), int(start[i] + samples[i]))
-            np.multiply(window, _gain(s)[:, None], out=into[i, : len(window), : samples[i]])
+        for i, (window, table) in enumerate(zip(found, tables, strict=True)):
+            np.multiply(window, _gain(table)[:, None], out=into[i, : len(window), : samples[i]], casting="same_kind")
             real[i, : len(window), : int(samples[i]) // self.patch] = True
-        place, orientation, kind = _geometry(stored, channels)
-        values = values.view(len(stored), channels * patches, self.patch)
-        time = (torch.arange(patches) * (self.patch / sfreq)).repeat(channels).expand(len(stored), -1)
-        channel = torch.arange(channels).repeat_interleave(patches).expand(len(stored), -1)
+        place, orientation, kind = _geometry(tables, channels)
+        values = values.view(len(found), channels * patches, self.patch)
+        time = (torch.arange(patches) * (self.patch / sfreq)).repeat(channels).expand(len(found), -1)
+        channel = torch.arange(channels).repeat_interleave(patches).expand(len(found), -1)
         return TokenBatch(
             values, time, channel, place, orientation, kind, real.flatten(1), (channels, patches), sfreq, {}
         )
@@ -90,7 +101,7 @@ class Batcher:
             channel[i, :n] = torch.from_numpy(neuron.astype(np.int64))
             mask[i, :n] = True
         aligned = {} if self.neurons is None else {"neuron": self._neuron_numbers(stored, channels)}
-        place, orientation, kind = _geometry(stored, channels)
+        place, orientation, kind = _geometry([s.channels for s in stored], channels)
         return TokenBatch(mask.float().unsqueeze(-1), time, channel, place, orientation, kind, mask, None, None, aligned)
 
     def _neuron_numbers(self, stored: list[Stored], channels: int) -> torch.Tensor:
@@ -107,22 +118,22 @@ class Batcher:
         return number
 
 
-def _gain(stored: Stored) -> np.ndarray:
+def _gain(table: Channels) -> np.ndarray:
     """`(channel,)` one over the typical amplitude of each channel's kind; 0 for bad channels."""
-    gain = np.array([1.0 / TYPICAL[k] for k in stored.channels.kind], np.float32)
-    gain[stored.channels.bad] = 0.0
+    gain = np.array([1.0 / TYPICAL[k] for k in table.kind], np.float32)
+    gain[table.bad] = 0.0
     return gain
 
 
-def _geometry(stored: list[Stored], channels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    place = torch.full((len(stored), channels, 3), torch.nan)
-    orientation = torch.zeros(len(stored), channels, 3)
-    kind = torch.full((len(stored), channels), -1)
-    for i, s in enumerate(stored):
-        n = len(s.channels)
-        place[i, :n] = torch.from_numpy(s.channels.position.astype(np.float32))
-        orientation[i, :n] = torch.from_numpy(s.channels.orientation.astype(np.float32))
-        kind[i, :n] = torch.tensor([KINDS.index(k) for k in s.channels.kind])
+def _geometry(tables: list[Channels], channels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    place = torch.full((len(tables), channels, 3), torch.nan)
+    orientation = torch.zeros(len(tables), channels, 3)
+    kind = torch.full((len(tables), channels), -1)
+    for i, table in enumerate(tables):
+        n = len(table)
+        place[i, :n] = torch.from_numpy(table.position.astype(np.float32))
+        orientation[i, :n] = torch.from_numpy(table.orientation.astype(np.float32))
+        kind[i, :n] = torch.tensor([KINDS.index(k) for k in table.kind])
     return place, orientation, kind
 
 
@@ -164,7 +175,7 @@ def facts_of(corpus: Corpus, window_s: float) -> Facts:
         subjects=tuple(corpus.people),
         regions=regions[0] if regions else (),
         neurons=tuple(sorted(neurons)),
-        aligned={n: r.aligned(n).values.shape[1] for r in recordings for n in r.aligned_names},
+        aligned={n: width for r in recordings for n, width in r.aligned_widths.items()},
     )
 
 
@@ -182,6 +193,24 @@ class WindowDataset(Dataset):
 
     def __getitems__(self, rows: list[int]) -> TokenBatch:
         return self.batcher(self.windows, rows)
+
+
+class ArrayDataset(Dataset):
+    """Trials in memory as a dataset of whole batches.
+
+    Args:
+        signal: `(trial, channel, time)` in SI units. channels: their table. sfreq: samples per second.
+        batcher: how they become batches.
+    """
+
+    def __init__(self, signal: np.ndarray, channels: Channels, sfreq: float, batcher: Batcher) -> None:
+        self.signal, self.channels, self.sfreq, self.batcher = signal, channels, sfreq, batcher
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    def __getitems__(self, rows: list[int]) -> TokenBatch:
+        return self.batcher.trials(self.signal[rows], self.channels, self.sfreq)
 
 
 def batches(windows: Windows, batcher: Batcher, size: int = 64) -> Iterator[TokenBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
@@ -85,9 +86,8 @@ class Pretraining(pl.LightningModule):
         for objective in self.objectives:
             parts |= objective(self.model, batch)
         loss = torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
-        logged = {f"{stage}/{k.removeprefix('metric_')}": v.detach() for k, v in parts.items()}
-        self.log_dict(logged, batch_size=len(batch), on_step=stage == "train", on_epoch=stage == "val")
-        self.log(f"{stage}/loss", loss.detach(), batch_size=len(batch), prog_bar=True, on_step=stage == "train", on_epoch=stage == "val")
+        logged = {f"{stage}/{k.removeprefix('metric_')}": v.detach() for k, v in parts.items()} | {f"{stage}/loss": loss.detach()}
+        self.log_dict(logged, batch_size=len(batch), prog_bar=False, on_step=stage == "train", on_epoch=stage == "val")
         return loss
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -138,7 +138,11 @@ def train(
     started = json.loads((work / "clock.json").read_text())["seconds"] if (work / "clock.json").exists() else 0.0
     clock = _Clock(work / "clock.json", started)
     every = max(1, settings.steps // settings.validations)
-    last = work / "last.ckpt"
+    last, curves = work / "last.ckpt", work / "csv" / "metrics.csv"
+    earlier = work / "earlier.csv"
+    if curves.exists():
+        join_curves(earlier, curves)
+        shutil.move(curves, earlier)
     quiet = not sys.stderr.isatty()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -168,7 +172,22 @@ def train(
         module = Pretraining(model, objectives, settings, seed)
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-    return Trained(clock.seconds(), metrics, work / "csv" / "metrics.csv")
+    join_curves(earlier, curves)
+    return Trained(clock.seconds(), metrics, curves)
+
+
+def join_curves(earlier: Path, later: Path) -> None:
+    """Put the rows of interrupted attempts before those of the one that went on, without the steps done twice."""
+    if not earlier.exists():
+        return
+    rows = [list(csv.DictReader(p.read_text().splitlines())) for p in (earlier, later)]
+    first = min((int(r["step"]) for r in rows[1]), default=0)
+    kept = [r for r in rows[0] if int(r["step"]) < first or not rows[1]] + rows[1]
+    names = list(dict.fromkeys(k for r in kept for k in r))
+    with later.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(kept)
 
 
 def _loggers(work: Path) -> list:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import shutil
 from collections.abc import Callable
@@ -139,14 +138,3 @@ def _datasets(corpus: Corpus) -> list[dict[str, Any]]:
         entry["subjects"] = len({x.person for x in corpus.recordings if x.dataset == r.dataset})
     return sorted(found.values(), key=lambda x: x["name"])
 
-
-def join_curves(earlier: Path, later: Path) -> None:
-    """Put the rows of an interrupted attempt before those of the one that went on, without the steps done twice."""
-    rows = [list(csv.DictReader(p.open())) for p in (earlier, later)]
-    first = min((int(r["step"]) for r in rows[1]), default=0)
-    kept = [r for r in rows[0] if int(r["step"]) < first] + rows[1]
-    names = list(dict.fromkeys(k for r in kept for k in r))
-    with later.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(kept)

@@ -62,7 +62,14 @@ class TestWheel:
     def test_refuses_members_outside(self, tmp_path, no_pip, member):
         pinned = make_wheel(tmp_path / "wheels", {member: b"x"})
         with pytest.raises(ValueError, match="outside"):
-            download.wheel("toy-data", "1.0", [pinned], {member: digest(b"x")}, tmp_path / "deep" / "toy", cache=tmp_path / "wheels")
+            download.wheel(
+                "toy-data",
+                "1.0",
+                [pinned],
+                {member: digest(b"x")},
+                tmp_path / "deep" / "toy",
+                cache=tmp_path / "wheels",
+            )
         assert not list(tmp_path.rglob("climb.txt"))
 
     def test_a_wheel_that_pip_brings_is_checked(self, tmp_path, monkeypatch):
@@ -122,7 +129,9 @@ class TestFiles:
         asked = []
 
         class Answer(io.BytesIO):
-            headers: dict = {}
+            def __init__(self, body):
+                super().__init__(body)
+                self.headers = {}
 
         def urlopen(url, timeout):
             asked.append(url)

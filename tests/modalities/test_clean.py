@@ -65,7 +65,9 @@ def test_short_segments(noise):
         eeg.clean(recording(noise, 250.0, segments=segments[1:]), highpass_hz=0.5)
 
 
-@pytest.mark.parametrize("wrong", [{"highpass_hz": 130}, {"lowpass_hz": 60, "sfreq_hz": 100}, {"highpass_hz": 30, "lowpass_hz": 20}])
+@pytest.mark.parametrize(
+    "wrong", [{"highpass_hz": 130}, {"lowpass_hz": 60, "sfreq_hz": 100}, {"highpass_hz": 30, "lowpass_hz": 20}]
+)
 def test_edges_outside_the_band(noise, wrong):
     with pytest.raises(ValueError, match="highpass_hz|lowpass_hz"):
         eeg.clean(recording(noise, 250.0), **wrong)
@@ -92,7 +94,9 @@ class TestFmri:
 
     def test_band(self):
         rng = np.random.default_rng(2)
-        done = fmri.clean(recording(rng.normal(size=(3, 1000)), 0.5, "region", "fmri"), highpass_hz=0.01, lowpass_hz=0.1)
+        done = fmri.clean(
+            recording(rng.normal(size=(3, 1000)), 0.5, "region", "fmri"), highpass_hz=0.01, lowpass_hz=0.1
+        )
         power, frequency = np.abs(np.fft.rfft(done.signal)) ** 2, np.fft.rfftfreq(1000, 2)
         assert power[:, frequency > 0.15].sum() < 0.01 * power.sum()
 

@@ -1,0 +1,274 @@
+"""What is in a shard, a model or a result, what the catalogue holds, and whether all is whole: for the terminal."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from brainfm import catalog
+
+#: Wide enough for whole ids where no terminal says how wide it is (pipes, logs, notebooks).
+CONSOLE = Console(width=None if Console().is_terminal else 180)
+
+KINDS = ("models", "codebooks", "datasets", "objectives", "evaluations")
+
+
+def show(path: Path) -> None:
+    """Print what is at `path`.
+
+    Raises:
+        FileNotFoundError: where there is nothing.
+        ValueError: for a file that is none of ours.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; the pipeline's output is under data/")
+    if (path / "config.json").exists():
+        _show_model(path)
+    elif path.suffix == ".json":
+        result = json.loads(path.read_text())
+        if "score" not in result:
+            raise ValueError(f"{path} is JSON but not a result: it has no score")
+        show_result(result)
+    elif path.suffix == ".html":
+        _show_report(path)
+    elif path.is_dir() or path.suffix == ".h5":
+        _show_shards(path)
+    else:
+        raise ValueError(f"{path} is neither a shard (.h5), a folder of shards, a model folder, a result (.json) nor a report")
+
+
+def _show_shards(path: Path) -> None:
+    from brainfm.shards.read import open_shards
+
+    corpus = open_shards(path)
+    table = Table(title=f"{path}: {len(corpus)} recordings of {len(corpus.people)} people")
+    for column in ("recording", "split", "modality", "device", "channels", "rate (Hz)", "minutes", "events"):
+        table.add_column(column, no_wrap=True)
+    for r in corpus.recordings:
+        table.add_row(
+            r.id + (" (simulated)" if r.simulated else ""), r.split, r.modality, r.device,
+            f"{len(r.channels)} {', '.join(sorted(set(r.channels.kind)))}", f"{r.sfreq:g}" if r.sfreq else "events",
+            f"{r.duration / 60:.1f}", str(len(r.events)),
+        )  # fmt: skip
+    CONSOLE.print(table)
+    first = corpus.recordings[0]
+    lines = [f"  {json.dumps(step)}" for step in first.provenance()["steps"]]
+    print(f"processing of {first.id}:\n" + "\n".join(lines))
+    unplaced = {r.id for r in corpus.recordings if _unplaced(r)}
+    if unplaced:
+        print(f"{len(unplaced)} recordings have channels without a position, for example {sorted(unplaced)[0]}")
+
+
+def _unplaced(stored: Any) -> bool:
+    return any(p[0] != p[0] for p, k in zip(stored.channels.position, stored.channels.kind, strict=True) if k != "neuron")
+
+
+def _show_model(path: Path) -> None:
+    config, card = (json.loads((path / n).read_text()) for n in ("config.json", "card.json"))
+    table = Table(title=str(path), show_header=False)
+    rows = {
+        "network": f"{config['kind'].removesuffix('s')} {config['name']}, {card.get('parameters', 0):,} parameters",
+        "keywords": json.dumps(config["keywords"]),
+        "objective": ", ".join(card.get("objective", [])),
+        "trained": f"{card.get('steps', 0)} steps in {card.get('seconds', 0):.0f} s, seed {card.get('seed')}",
+        "data": "; ".join(
+            f"{d['name']}{' (simulated)' if d['simulated'] else ''}, {d['subjects']} people, {d['licence']}"
+            for d in card.get("datasets", [])
+        ),
+        "people seen": ", ".join(card.get("subjects", {}).get("train", [])),
+        "validation": ", ".join(card.get("subjects", {}).get("val", [])),
+        "metrics": ", ".join(f"{k} {v:.4g}" for k, v in sorted(card.get("metrics", {}).items()) if k.startswith("val/")),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    CONSOLE.print(table)
+
+
+def _show_report(path: Path) -> None:
+    """The table of a report's results, and where the page lies."""
+    from brainfm import config
+    from brainfm.stages.audit import result_paths
+
+    wired = config.wiring("report", path.stem)
+    table = Table(title=f"results of the wiring {path.stem}")
+    for column in ("stage", "key", "metric", "score", "95 % interval", "chance", "people", "trials", "baselines"):
+        table.add_column(column)
+    for file in result_paths(Path(), wired):
+        r = json.loads(file.read_text())
+        table.add_row(
+            r["stage"], r["key"] + (" (simulated)" if r["simulated"] else ""), r["metric"], _number(r["score"]),
+            _interval(r["ci"]), _number(r["chance"]), str(r["n_subjects"]), str(r["n_trials"]),
+            ", ".join(f"{k} {_number(v['score'])}" for k, v in r["baselines"].items()),
+        )  # fmt: skip
+    CONSOLE.print(table)
+    for file in result_paths(Path(), wired):
+        if "curve" in (r := json.loads(file.read_text())):
+            _show_curve(r)
+    print(f"report: {path.resolve()}")
+
+
+def show_result(result: dict[str, Any]) -> None:
+    """A result as a table: score and baselines with their intervals."""
+    simulated = " (simulated data)" if result.get("simulated") else ""
+    table = Table(title=f"{result.get('task', result.get('key', 'result'))}{simulated}: {result['metric']}")
+    for column in ("method", "score", "95 % interval"):
+        table.add_column(column)
+    table.add_row(str(result.get("model", "model")), _number(result["score"]), _interval(result["ci"]))
+    for name, scored in result.get("baselines", {}).items():
+        table.add_row(name, _number(scored["score"]), _interval(scored.get("ci")))
+    table.add_row("chance", _number(result["chance"]), "")
+    CONSOLE.print(table)
+    print(f"{result['n_subjects']} people, {result['n_trials']} trials; interval over {result['ci_over']}")
+    if "curve" in result:
+        _show_curve(result)
+
+
+def _show_curve(result: dict[str, Any]) -> None:
+    table = Table(title=f"{result.get('key', '')}: {result['metric']} by amount of calibration")
+    models = list(dict.fromkeys(p["model"] for p in result["curve"]))
+    for column in ("shots", *models):
+        table.add_column(column)
+    for shots in dict.fromkeys(p["shots"] for p in result["curve"]):
+        points = {p["model"]: p for p in result["curve"] if p["shots"] == shots}
+        table.add_row(str(shots), *(f"{_number(points[m]['score'])} {_interval(points[m]['ci'])}" if m in points else "" for m in models))
+    CONSOLE.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(ci: list[float] | None) -> str:
+    return "" if not ci or ci[0] is None else f"[{ci[0]:.3f}, {ci[1]:.3f}]"
+
+
+def check(root: Path, deep: bool = False) -> bool:
+    """Print whether the installation, the raw files, shards, models and results under `root` are whole."""
+    problems = _check_installation()
+    for path in sorted((root / "data/raw").glob("*/MANIFEST.json")):
+        problems += _check_raw(path)
+    for path in sorted((root / "data/shards").glob("**/[!.]*.h5")):
+        problems += _check_shard(path, deep)
+    for path in sorted((root / "data/models").glob("[!.]*/config.json")):
+        problems += _check_model(path.parent)
+    for path in sorted((root / "data/results").glob("*/[!.]*.json")):
+        try:
+            json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            problems.append(f"{path} is not whole ({error}); remove it and run `dvc repro`")
+    for problem in problems:
+        print(f"  problem: {problem}")
+    print("all is whole" if not problems else f"{len(problems)} problems")
+    return not problems
+
+
+def _check_installation() -> list[str]:
+    found, problems = [], []
+    for name in ("torch", "pytorch-lightning", "mne", "h5py", "einops", "nibabel", "dvc"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"{name} is not installed; run `make install`")
+    print(f"installation: {', '.join(found)}")
+    return problems
+
+
+def _check_raw(manifest: Path) -> list[str]:
+    problems, files = [], json.loads(manifest.read_text()).get("files", {})
+    for name, expected in files.items():
+        path = manifest.parent / name
+        digest = expected["sha256"] if isinstance(expected, dict) else expected
+        if not path.exists():
+            problems.append(f"{path} is missing; run `brainfm fetch {manifest.parent.name}`")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            problems.append(f"{path} has another checksum than was fetched; run `brainfm fetch {manifest.parent.name}`")
+    print(f"raw {manifest.parent.name}: {len(files)} files")
+    return problems
+
+
+def _check_shard(path: Path, deep: bool) -> list[str]:
+    import h5py
+
+    from brainfm.shards import schema
+    from brainfm.shards.read import open_shards
+
+    try:
+        corpus = open_shards(path)
+        print(f"shard {path}: {len(corpus)} recordings")
+        if deep:
+            with h5py.File(path, "r") as file:
+                bad = [r.id for r in corpus.recordings if schema.checksum(file[r.group]) != r.checksum]
+            return [f"{path}: {key} does not match its checksum; remove the file and run ingest again" for key in bad]
+    except (schema.ShardError, OSError, KeyError) as error:
+        return [str(error)]
+    return []
+
+
+def _check_model(folder: Path) -> list[str]:
+    from brainfm.training import checkpoint
+
+    try:
+        checkpoint.load(folder)
+    except (checkpoint.CheckpointError, FileNotFoundError, KeyError) as error:
+        return [str(error)]
+    print(f"model {folder}")
+    return []
+
+
+def list_entries(what: str | None, as_json: bool) -> None:
+    """Print the catalogue, or one kind of it.
+
+    Raises:
+        ValueError: for a kind that there is not, with the nearest.
+    """
+    if what is not None and what not in KINDS:
+        raise ValueError(f"nothing is called {what!r}; {catalog.nearest(what, list(KINDS))}")
+    for kind in [what] if what else KINDS:
+        rows = list(_entries(kind))
+        if as_json:
+            for row in rows:
+                print(json.dumps(row))
+            continue
+        table = Table(title=kind)
+        for column in rows[0] if rows else ():
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+        CONSOLE.print(table)
+
+
+def _entries(kind: str) -> list[dict[str, Any]]:
+    if kind in ("models", "codebooks"):
+        return [row for name in catalog.names(kind) for row in _sizes(kind, name)]
+    if kind == "datasets":
+        cards = ((name, catalog.load(kind, name).CARD) for name in catalog.names(kind))
+        return [
+            {"name": n, "title": c["title"], "modality": c["modality"], "subjects": c["subjects"], "licence": c["licence"],
+             "simulated": str(c["simulated"])} for n, c in cards
+        ]  # fmt: skip
+    folder = catalog.PACKAGE / kind
+    docs = {n: ast.get_docstring(ast.parse((folder / f"{n}.py").read_text())) or "" for n in catalog.names(kind)}
+    return [{"name": n, "what": d.splitlines()[0]} for n, d in docs.items() if kind != "objectives" or n != "__init__"]
+
+
+def _sizes(kind: str, name: str) -> list[dict[str, Any]]:
+    """Parameters at each size, counted on the meta device so that no memory is taken."""
+    import torch
+
+    from brainfm.training import checkpoint
+
+    module = catalog.load(kind, name)
+    rows = []
+    for size, keywords in module.SIZES.items():
+        config = {"kind": kind, "name": name, "keywords": keywords, "codebook": getattr(module, "CODEBOOKS", {}).get(size)}
+        with torch.device("meta"):
+            model = checkpoint.build(config, module.FACTS)
+        rows.append({"name": name, "size": size, "parameters": checkpoint.parameters(model), "paper": module.PAPER})
+    return rows

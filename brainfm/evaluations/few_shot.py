@@ -1,0 +1,228 @@
+"""Few-shot transfer to people that the model never saw: a classifier of the source people plus k trials per class.
+
+Each target person's trials are cut once: the earlier half of each class is what shots are drawn from, the later half
+is what every method is tested on, at every k. Features are scaled by the source people alone, so that neither labels
+nor the class balance of a target person enters its normalisation.
+
+The k trials of a new person would drown among those of the source. So the two parts are given shares of the total
+weight. The share of the new person is one of `SHARES`, chosen for each k and method among the source people: each
+in turn (up to six) plays the new person, and the share with the best mean score is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from brainfm.evaluations import baselines, protocol
+from brainfm.metrics import balanced_accuracy, confusion
+from brainfm.shards.read import Windows
+from brainfm.splits import order
+from brainfm.training.checkpoint import Pretrained
+
+#: Share of the total weight that a new person's trials may get; the first is taken where there is no source to tune on.
+SHARES = (0.5, 0.05, 0.2, 0.8, 0.95)
+
+
+def run(
+    model: Pretrained,
+    train: Windows,
+    test: Windows,
+    *,
+    seed: int,
+    shots: Sequence[int] = (0, 1, 5, 20),
+    draws: int = 5,
+    linear: str | Sequence[str] = "log_band_power",
+    permutations: int = 20,
+) -> dict:
+    """Curves over k of the network pretrained, untrained, and of linear models of the signals.
+
+    `score` is the pretrained one's without any trial of the new person. `effect_of_transfer` is pretrained minus
+    untrained at each k, paired within people.
+
+    Args:
+        model: the network, not changed.
+        train: labelled windows of the source people.
+        test: labelled windows of other people.
+        seed: of draws, folds, untrained weights and bootstrap.
+        shots: trials per class of the new person; numbers that a person's earlier half cannot give are left out, with
+            a note.
+        draws: random choices of those trials, averaged; the same for every method.
+        linear: features of the signals, see `baselines.of_signals`.
+        permutations: of the source labels within each person, averaged, for the baseline at no shot; see `probe.run`.
+
+    Raises:
+        ValueError: where a person is on both sides or was pretrained on, or the classes of the two sides differ.
+    """
+    classes = protocol.classes_of(train, test)
+    protocol.strangers(train, test, model.card)
+    people, other = train.of("person"), test.of("person")
+    labels, truth = train.label.astype(str), test.label.astype(str)
+    pool, held = halves(test, classes)
+    most = min(int(np.sum((truth == c) & (other == p) & pool)) for c in classes for p in set(other))
+    asked = sorted({0, *shots})
+    kept = [k for k in asked if k <= most]
+    chosen = {k: [_drawn(truth, other, pool, k, seed + d) for d in range(draws if k else 1)] for k in kept}
+
+    signals, note = baselines.of_signals(linear, train, test)
+    fresh = model.untrained(seed)
+    encoded = {
+        "pretrained": (model.features(train), model.features(test)),
+        "untrained": (fresh.features(train), fresh.features(test)),
+        **signals,
+    }
+    guesses, shares, penalty = {}, {}, {}
+    for name, (source, target) in encoded.items():
+        shares[name] = tune(source, labels, people, kept, seed)
+        fitted = protocol.fit_linear(source, labels, people, seed)
+        penalty[name] = fitted[-1].C
+        for k in kept:
+            guesses[name, k] = [
+                _predicted(fitted, source, labels, target, truth, other, held, rows, shares[name].get(k, 0.0))
+                for rows in chosen[k]
+            ]
+
+    who, right = other[held], truth[held]
+
+    def curve_of(name: str) -> dict[int, protocol.Scored]:
+        each = {k: [protocol.scored(balanced_accuracy, who, right, g, seed) for g in guesses[name, k]] for k in kept}
+        return {k: protocol.mean_scored(parts, seed) for k, parts in each.items()}
+
+    curves = {name: curve_of(name) for name in encoded}
+    rng = np.random.default_rng(seed)
+    source, target = encoded["pretrained"]
+    permuted = []
+    for _ in range(permutations):
+        shuffled = protocol.permuted_within(labels, people, rng)
+        guess = protocol.fit_linear(source, shuffled, people, seed, penalty["pretrained"]).predict(target[held])
+        permuted.append(protocol.scored(balanced_accuracy, who, right, guess, seed))
+    majority = np.full(right.shape, max(classes, key=lambda c: int(np.sum(labels == c))))
+    compared = {
+        "majority": protocol.scored(balanced_accuracy, who, right, majority, seed),
+        **{name: curves[name][0] for name in [*signals, "untrained"]},
+        "permuted labels": protocol.mean_scored(permuted, seed),
+    }
+    if kept != asked:
+        note += f" Shots {sorted(set(asked) - set(kept))} are left out: someone has only {most} trials of a class to draw from."
+    if len(set(people)) < 2 and max(kept):
+        note += f" The new person's share of weight is {SHARES[0]}, for one source person cannot tell a better one."
+    first = next(iter(signals))
+    shown = {"pretrained": "pretrained", "untrained": "untrained"} | {n: "linear" if n == first else n for n in signals}
+    return {
+        **protocol.result(
+            "few_shot",
+            "balanced accuracy",
+            curves["pretrained"][0],
+            1 / len(classes),
+            compared,
+            train,
+            test,
+            seed,
+            note,
+        ),
+        "confusion": {"labels": classes, "counts": confusion(right, guesses["pretrained", 0][0], classes).tolist()},
+        "curve": [{"shots": k, "model": shown[n], **s.entry()} for n, c in curves.items() for k, s in c.items()],
+        "curve_axis": "labelled trials per class of the new person",
+        "effect_of_transfer": [{"shots": k, **_effect(who, right, guesses, k, seed).entry()} for k in kept],
+        "shares": {shown[name]: {str(k): s for k, s in each.items()} for name, each in shares.items()},
+    }
+
+
+def halves(windows: Windows, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """`(window,)` True for the trials that shots come from, and for those that are tested: earlier and later half.
+
+    The cut is made by time within each person and class; of an odd number the test half takes the middle one.
+    """
+    pool = np.zeros(len(windows), bool)
+    people, ids = windows.of("person"), windows.of("id")
+    for person in np.unique(people):
+        for label in classes:
+            rows = np.flatnonzero((people == person) & (windows.label == label))
+            rows = rows[np.lexsort((windows.start[rows], ids[rows]))]
+            pool[rows[: len(rows) // 2]] = True
+    return pool, ~pool
+
+
+def tune(
+    features: np.ndarray, labels: np.ndarray, people: np.ndarray, shots: Sequence[int], seed: int, at_most: int = 6
+) -> dict[int, float]:
+    """The best share of weight for the new person at each k, found among the source people alone."""
+    names = order(people.tolist(), seed)
+    total = {k: np.zeros(len(SHARES)) for k in shots if k}
+    for name in names[:at_most] if len(names) > 1 and total else []:
+        inner, outer = people != name, np.flatnonzero(people == name)
+        if set(labels[inner]) != set(labels):
+            continue
+        fitted = protocol.fit_linear(features[inner], labels[inner], people[inner], seed)
+        own = labels[outer]
+        for k, sums in total.items():
+            rows = _drawn(own, np.full(own.shape, name), np.ones(own.shape, bool), k, seed)
+            rest = np.setdiff1d(np.arange(len(own)), rows)
+            if any(np.sum(own == c) < 2 * k for c in set(labels)):
+                continue
+            shot, test = outer[rows], features[outer[rest]]
+            for i, share in enumerate(SHARES):
+                model = refit(fitted, features[inner], labels[inner], features[shot], labels[shot], share)
+                sums[i] += balanced_accuracy(own[rest], model.predict(test))
+    return {k: SHARES[int(np.argmax(t))] for k, t in total.items()}
+
+
+def refit(
+    fitted: Pipeline, source: np.ndarray, labels: np.ndarray, shots: np.ndarray, shot_labels: np.ndarray, share: float
+) -> Pipeline:
+    """The source's classifier refitted with a new person's trials, which get `share` of the weight.
+
+    Scaling and penalty stay those of the source; the coefficients start from the source's.
+    """
+    scaler: StandardScaler = fitted[0]
+    classifier = deepcopy(fitted[-1]).set_params(warm_start=True)
+    rows = len(labels) + len(shot_labels)
+    weight = np.r_[
+        np.full(len(labels), (1 - share) * rows / len(labels)),
+        np.full(len(shot_labels), share * rows / len(shot_labels)),
+    ]
+    x = scaler.transform(np.concatenate([source, shots]))
+    with protocol.threads().limit(limits=1):
+        classifier.fit(x, np.concatenate([labels, shot_labels]), sample_weight=weight)
+    return make_pipeline(scaler, classifier)
+
+
+def _predicted(
+    fitted: Pipeline, source: np.ndarray, labels: np.ndarray, target: np.ndarray, truth: np.ndarray,
+    people: np.ndarray, held: np.ndarray, rows: np.ndarray, share: float,
+) -> np.ndarray:  # fmt: skip
+    """Labels of the held trials; each person's classifier has seen the trials `rows` of that person and no other's."""
+    if not len(rows):
+        return fitted.predict(target[held])
+    out = np.empty(truth.shape, truth.dtype)
+    for person in np.unique(people):
+        shot, test = rows[people[rows] == person], held & (people == person)
+        out[test] = refit(fitted, source, labels, target[shot], truth[shot], share).predict(target[test])
+    return out[held]
+
+
+def _drawn(labels: np.ndarray, people: np.ndarray, pool: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Row numbers of up to `k` trials per class and person, at random from `pool`."""
+    rng = np.random.default_rng(seed)
+    found = [
+        rng.permutation(np.flatnonzero(pool & (people == person) & (labels == label)))[:k]
+        for person in np.unique(people)
+        for label in np.unique(labels)
+    ]
+    return np.sort(np.concatenate(found))
+
+
+def _effect(people: np.ndarray, true: np.ndarray, guesses: dict, k: int, seed: int) -> protocol.Scored:
+    """Pretrained minus untrained, on the same trials after the same shots."""
+
+    def gain(truth: np.ndarray, pair: np.ndarray) -> float:
+        return balanced_accuracy(truth, pair[:, 0]) - balanced_accuracy(truth, pair[:, 1])
+
+    pairs = zip(guesses["pretrained", k], guesses["untrained", k], strict=True)
+    return protocol.mean_scored(
+        [protocol.scored(gain, people, true, np.stack(pair, axis=1), seed) for pair in pairs], seed
+    )

@@ -1,0 +1,168 @@
+"""Transfer to an animal whose neurons the model has never seen: learn who they are without labels, then decode.
+
+The network's weights stay; only the vectors of the new neurons are fitted, by predicting the spikes of a calibration
+session. A ridge decoder is then fitted on encodings of the first seconds of that session whose behaviour is known, and
+scored on a later session. The question is how few labelled seconds suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from brainfm.evaluations import baselines, protocol
+from brainfm.evaluations.regression import block_of, traces, with_target
+from brainfm.metrics import r2
+from brainfm.objectives.next_spike import NextSpike
+from brainfm.shards.read import Windows, rate
+from brainfm.training.checkpoint import Pretrained
+
+
+def run(
+    model: Pretrained,
+    train: Windows,
+    test: Windows,
+    *,
+    seed: int,
+    target: str = "velocity",
+    unlabelled_steps: int = 300,
+    lr: float = 3e-3,
+    batch_size: int = 32,
+    label_seconds: Sequence[float] = (5, 20, 60, 120),
+    linear_bins: int = 6,
+    bin_s: float = 0.05,
+) -> dict:
+    """R2 of the decoder over labelled seconds, for the network pretrained, untrained, and for binned counts.
+
+    The untrained network goes through the same steps: its new neurons are fitted, its weights stay random. `score` is
+    at the most labelled seconds.
+
+    Args:
+        model: a network with `add_neurons` and `freeze_but_neurons`; a copy is adapted, it is not changed.
+        train: windows of the calibration session of each new animal.
+        test: windows of a later session of the same animals.
+        seed: of untrained weights, batches, dropout and bootstrap.
+        target: the covariate to decode; it is withheld from the network while neurons are fitted.
+        unlabelled_steps, lr, batch_size: of fitting the neurons' vectors with Adam, per animal.
+        label_seconds: seconds of calibration whose target the decoder may see; more than there are counts as all.
+        linear_bins, bin_s: spike history of the linear decoder.
+
+    Raises:
+        ValueError: where the network knows no neurons, has seen the animal, or an animal lacks a session.
+    """
+    if not hasattr(model.model, "freeze_but_neurons"):
+        raise ValueError(
+            f"{type(model.model).__name__} has no vectors of neurons to fit; take a model such as neuroformer"
+        )
+    calibration, taught = with_target(train, target)
+    later, truth = with_target(test, target)
+    animals, other = calibration.of("person"), later.of("person")
+    if set(animals.tolist()) != set(other.tolist()):
+        raise ValueError(
+            f"calibration has {sorted(set(animals))} and test {sorted(set(other))}; each needs both sessions"
+        )
+    elapsed = labelled_time(calibration)
+    fresh = model.untrained(seed)
+    guesses: dict[tuple[str, float], np.ndarray] = {}
+    gained: list[str] = []
+    for animal in np.unique(animals):
+        mine, theirs = animals == animal, other == animal
+        here, there = calibration.take(mine), later.take(theirs)
+        unlabelled = train.take(train.of("person") == animal)
+        views = {"linear": _counts(here, there, bin_s, linear_bins)}
+        for name, start in (("pretrained", model), ("untrained", fresh)):
+            fitted, loss = with_neurons(start, unlabelled, target, unlabelled_steps, lr, batch_size, seed)
+            views[name] = (fitted.features(here), fitted.features(there))
+            gained.append(f"{name} {loss[0]:.2f} to {loss[1]:.2f}")
+        for name, (x, y) in views.items():
+            for seconds in label_seconds:
+                rows = elapsed[mine] <= seconds + 1e-6
+                if rows.sum() < 2:
+                    raise ValueError(f"{animal}: {rows.sum()} windows end in the first {seconds} s; label more seconds")
+                guess = guesses.setdefault((name, seconds), np.zeros(truth.shape))
+                guess[theirs] = protocol.fit_ridge(x[rows], taught[mine][rows]).predict(y)
+
+    block = block_of(len(truth))
+    curves = {key: protocol.scored(r2, other, truth, guess, seed, block) for key, guess in guesses.items()}
+    most = max(label_seconds)
+    mean = np.stack([taught[animals == animal].mean(axis=0) for animal in other])
+    compared = {
+        "mean": protocol.scored(r2, other, truth, mean, seed, block),
+        "binned counts": curves["linear", most],
+        "untrained": curves["untrained", most],
+    }
+    note = (
+        f"Only the vectors of the new neurons are fitted, {unlabelled_steps} steps without the target; loss: "
+        f"{'; '.join(gained)}. The linear decoder sees the last {linear_bins * bin_s:g} s of spikes of each window."
+    )
+    return {
+        **protocol.result("new_neurons", "R2", curves["pretrained", most], 0.0, compared, train, test, seed, note),
+        "curve": [
+            {"shots": seconds, "model": name, **curves[name, seconds].entry()}
+            for name in ("pretrained", "untrained", "linear")
+            for seconds in label_seconds
+        ],
+        "curve_axis": "labelled seconds of the new animal",
+        "traces": traces(later, truth, guesses["pretrained", most], target, "end"),
+    }
+
+
+def with_neurons(
+    model: Pretrained, windows: Windows, withheld: str, steps: int, lr: float, batch_size: int, seed: int
+) -> tuple[Pretrained, tuple[float, float]]:
+    """A copy of the model that knows the neurons of `windows`, fitted to continue their spikes; all else is frozen.
+
+    Args:
+        withheld: a covariate that does not enter, be it input or output of the network.
+
+    Returns:
+        The copy, and its loss over the first and the last tenth of the steps.
+    """
+    copy = Pretrained(deepcopy(model.model), model.config, model.facts, model.card)
+    network = copy.model
+    used = [windows.recordings[r] for r in np.unique(windows.recording)]
+    ids = sorted({f"{s.person}/{name}" for s in used for name in s.channels.name} - set(network.neurons))
+    if not ids:
+        raise ValueError(f"the model knows every neuron of {used[0].person}; take an animal that it was not trained on")
+    aligned = tuple(name for name in getattr(network, "aligned", ()) if name != withheld)
+    objective = NextSpike()
+    losses = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network.add_neurons(ids)
+        network.freeze_but_neurons()
+        batcher = copy.batcher(aligned=aligned)
+        optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr)
+        rng, device = np.random.default_rng(seed), next(network.parameters()).device
+        network.train()
+        for _ in track(range(steps), f"Neurons of {used[0].person}", transient=True):
+            rows = np.sort(rng.choice(len(windows), min(batch_size, len(windows)), replace=False))
+            parts = objective(network, batcher(windows, rows).to(device))
+            loss = sum(v for k, v in parts.items() if not k.startswith("metric_"))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+    network.eval()
+    part = max(1, steps // 10)
+    return copy, (float(np.mean(losses[:part])), float(np.mean(losses[-part:])))
+
+
+def labelled_time(windows: Windows) -> np.ndarray:
+    """`(window,)` seconds of calibration up to the window's end, counted over each animal's recordings in turn."""
+    out, before = np.zeros(len(windows)), {}
+    for r in sorted(np.unique(windows.recording), key=lambda r: windows.recordings[r].id):
+        stored, rows = windows.recordings[r], windows.recording == r
+        end = (windows.start[rows] + windows.samples[rows] - windows.start[rows].min()) / rate(stored)
+        out[rows] = before.get(stored.person, 0.0) + end
+        before[stored.person] = float(out[rows].max())
+    return out
+
+
+def _counts(train: Windows, test: Windows, bin_s: float, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    both = baselines.binned_counts(Windows.join([train, test]), bin_s, bins)
+    return both[: len(train)], both[len(train) :]

@@ -1,0 +1,157 @@
+"""Results and a model folder made up for the tests of the report; nothing here was ever measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def interval(score: float, half: float) -> dict[str, Any]:
+    return {"score": score, "ci": [score - half, score + half]}
+
+
+def classification(rng: np.random.Generator, key: str, task: str, labels: list[str], score: float, **more: Any) -> dict:
+    n = len(labels)
+    counts = rng.poisson(60 * (np.eye(n) * score + (1 - score) / n)).tolist()
+    return {
+        "stage": "decode", "key": key, "task": task, "dataset": "test_data_eeg", "model": "luna_small",
+        "evaluation": "probe",
+        "simulated": True, "seed": 3, "metric": "balanced accuracy", **interval(score, 0.06), "ci_over": "subjects",
+        "n_subjects": 12, "n_trials": 1440, "chance": 1 / n,
+        "baselines": {
+            "majority": interval(1 / n, 0.0), "log_band_power": interval(score - 0.03, 0.07),
+            "tangent_space": interval(score + 0.02, 0.05),
+            "untrained": interval(score - 0.2, 0.05), "permuted labels": interval(1 / n + 0.01, 0.03),
+        },
+        "per_subject": {f"test_data_eeg/s{i:02d}": float(rng.normal(score, 0.06)) for i in range(12)},
+        "confusion": {"labels": labels, "counts": counts},
+        **more,
+    }  # fmt: skip
+
+
+def regression(rng: np.random.Generator, key: str, **more: Any) -> dict:
+    time = np.arange(0, 12, 0.02)
+    traces = []
+    for axis in "xy":
+        true = np.convolve(rng.normal(size=len(time)), np.hanning(60), "same")
+        predicted = 0.8 * true + rng.normal(size=len(time)) * 0.7
+        traces.append({"title": f"hand velocity {axis}, trial 7", "time": time.tolist(), "true": true.tolist(),
+                       "predicted": predicted.tolist(), "unit": "cm/s"})  # fmt: skip
+    return {
+        "stage": "transfer", "key": key, "task": "hand_velocity", "dataset": "test_data_reach", "model": "poyo_small",
+        "evaluation": "finetune", "simulated": False, "seed": 3, "metric": "R2", **interval(0.71, 0.04),
+        "ci_over": "trials",
+        "n_subjects": 2, "n_trials": 310, "chance": 0.0,
+        "baselines": {"majority": interval(-0.02, 0.01), "binned counts": interval(0.58, 0.05),
+                      "untrained": interval(-3.4, 0.9), "permuted labels": interval(-0.05, 0.04)},
+        "traces": traces, "note": "Test data: two animals only, so the interval resamples trials.", **more,
+    }  # fmt: skip
+
+
+def few_shot(rng: np.random.Generator, top: float) -> list[dict]:
+    found = []
+    for model, gain in (("pretrained", 0.0), ("untrained", -0.16), ("linear", -0.06)):
+        for shots in (1, 2, 5, 10, 20, 50):
+            score = 0.5 + (top - 0.5) * (1 - np.exp(-shots / 8)) + gain * np.exp(-shots / 30)
+            found.append({"shots": shots, "model": model, **interval(float(score), 0.05 / np.sqrt(shots) + 0.02)})
+    return found
+
+
+def connectivity(rng: np.random.Generator, n: int = 12) -> list[dict]:
+    names = [f"region {i}" for i in range(n)]
+    true = (rng.random((n, n)) < 0.2) * rng.normal(0, 1, (n, n))
+    return [
+        {"title": title, "values": values.tolist(), "rows": names, "columns": names}
+        for title, values in (("simulated truth", true), ("attention rollout", np.abs(true) + 0.2 * rng.random((n, n))),
+                              ("similarity of sessions", np.abs(rng.normal(size=(n, n)))))
+    ]  # fmt: skip
+
+
+def cap(n: int) -> np.ndarray:
+    """`(n, 3)` metres: points spread over the upper half of a head."""
+    i = np.arange(n) + 0.5
+    angle, height = np.pi * (1 + 5**0.5) * i, 1 - 1.1 * i / n
+    flat = np.sqrt(1 - height**2)
+    return 0.09 * np.column_stack([flat * np.cos(angle), flat * np.sin(angle), height]) + [0, 0, 0.04]
+
+
+def topography(rng: np.random.Generator, n: int, title: str) -> dict:
+    positions = cap(n)
+    values = positions @ rng.normal(size=3) * 20 + rng.normal(size=n) * 0.1
+    return {
+        "title": title,
+        "positions": positions.tolist(),
+        "values": values.tolist(),
+        "names": [f"c{i}" for i in range(n)],
+    }
+
+
+def model_folder(root: Path, key: str, rng: np.random.Generator, simulated: bool = True) -> Path:
+    folder = root / key
+    folder.mkdir(parents=True)
+    time = np.arange(0, 4, 1 / 128)
+    wave = np.sin(2 * np.pi * 10 * time) * (1 + 0.4 * np.sin(3 * time)) * 2e-5
+    figures = [
+        {"title": "channel C3, unseen person", "time": time.tolist(),
+         "true": (wave + rng.normal(size=len(time)) * 5e-6).tolist(), "predicted": wave.tolist(), "unit": "V"},
+        *(topography(rng, 32, f"latent source {i + 1}") for i in range(7)),
+    ]  # fmt: skip
+    card = {
+        "objective": "masked_patches",
+        "datasets": [{"name": "test_data_eeg", "simulated": simulated, "licence": "CC0-1.0", "subjects": 12}],
+        "subjects": {"train": [f"s{i:02d}" for i in range(9)], "val": ["s09", "s10", "s11"]}, "parameters": 1_284_993,
+        "seconds": 843.2, "metrics": {"val/loss": 0.413}, "seed": 5, "figures": figures,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({"kind": "models", "name": "luna", "keywords": {}}))
+    (folder / "card.json").write_text(json.dumps(card))
+    lines = ["epoch,step,train/loss,train/reconstruction,val/loss,val/reconstruction"]
+    for step in range(0, 1000, 10):
+        loss = 0.4 + np.exp(-step / 200) + rng.normal() * 0.03
+        lines.append(f"{step // 100},{step},{loss:.5f},{loss * 0.8:.5f},,")
+        if step % 100 == 90:
+            lines.append(f"{step // 100},{step},,,{loss + 0.05:.5f},{loss * 0.8 + 0.03:.5f}")
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def results(rng: np.random.Generator) -> list[dict]:
+    """A varied set, as a real run would give."""
+    letters = [f"word {i}" for i in range(14)]
+    return [
+        classification(rng, "mi_probe", "motor_imagery", ["left", "right"], 0.81, curve=few_shot(rng, 0.81),
+                       topographies=[topography(rng, 20, f"attention, {hand} hand") for hand in ("left", "right")]),
+        classification(rng, "sleep_probe", "sleep_stage", ["W", "N1", "N2", "N3", "REM"], 0.62, evaluation="finetune"),
+        classification(rng, "words", "heard_word", letters, 0.35, metric="top-1 accuracy",
+                       dataset="test_data_meg", simulated=False),
+        classification(rng, "device", "motor_imagery_other_cap", ["left", "right"], 0.58, curve=few_shot(rng, 0.6)),
+        regression(rng, "reach"),
+        regression(rng, "circuit", task="connectivity", simulated=True, matrices=connectivity(rng), traces=[], note=""),
+    ]  # fmt: skip
+
+
+def stored(folder: Path, results: list[dict]) -> list[Path]:
+    """Write results as the stages do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for result in results:
+        paths.append(folder / f"{result['key']}.json")
+        paths[-1].write_text(json.dumps(result))
+    return paths
+
+
+AUDIT = {
+    "passed": True,
+    "checks": [
+        {"what": "subjects of pretraining and of test", "pairs": 14, "leaks": []},
+        {"what": "windows of training and of test", "pairs": 20880, "leaks": []},
+    ],
+}
+PROVENANCE = {
+    "commit": "0123456789abcdef",
+    "dirty": True,
+    "versions": {"python": "3.11.9", "torch": "2.13.0", "mne": "1.13.2"},
+    "checksums": {f"data/shards/test/s{i:02d}.h5": f"{i:032x}" for i in range(20)},
+}
