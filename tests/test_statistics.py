@@ -45,9 +45,11 @@ def test_blocks_widen_the_interval_of_a_slow_series():
 def test_one_subject_gives_the_interval_over_trials():
     true, predicted = np.zeros(50), np.r_[np.zeros(40), np.ones(10)]
     ci, over = statistics.interval([0.8], true, predicted, accuracy)
-    assert over == "trials" and ci == statistics.bootstrap_trials(true, predicted, accuracy)
+    assert over == "trials"
+    assert ci == statistics.bootstrap_trials(true, predicted, accuracy)
     ci, over = statistics.interval([0.8, 0.6], true, predicted, accuracy)
-    assert over == "subjects" and ci == statistics.bootstrap_ci([0.8, 0.6])
+    assert over == "subjects"
+    assert ci == statistics.bootstrap_ci([0.8, 0.6])
     with pytest.raises(ValueError, match="two or more"):
         statistics.bootstrap_ci(np.array([0.8]))
 

@@ -130,7 +130,7 @@ class BrainTokenizer(nn.Module):
         real = known.repeat_interleave(batch.values.shape[-1], dim=2)
         if signal.shape[-1] < self.patch and not overlap:
             raise ValueError(
-                f"the batch has {signal.shape[-1]} samples; a window of this tokenizer has {self.patch}: use longer ones"
+                f"the batch has {signal.shape[-1]} samples; a window of this tokenizer needs {self.patch}: take more"
             )
         signal = torch.where(real, signal, torch.zeros_like(signal))
         if self.released:

@@ -91,6 +91,11 @@ class Codebook(nn.Module):
             rows per code of the step, so that small batches do not restart everything.
     """
 
+    vectors: Tensor
+    sums: Tensor
+    counts: Tensor
+    started: Tensor
+
     def __init__(self, size: int, dim: int, decay: float = 0.99, threshold: float = 2.0) -> None:
         super().__init__()
         self.size, self.decay, self.threshold = size, decay, threshold
@@ -145,10 +150,14 @@ class ResidualQuantiser(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(Codebook(size, dim, decay, threshold) for _ in range(depth))
 
+    def books(self) -> list[Codebook]:
+        """The codebooks, coarse to fine."""
+        return list(self.stages)  # type: ignore[arg-type]
+
     def forward(self, x: Tensor) -> Quantised:
         """Quantise `(row, dim)`; in training also start, move and restart the codebooks. Pass real rows only."""
         rest, rotated, exact, codes, losses = x, torch.zeros_like(x), torch.zeros_like(x), [], []
-        for stage in self.stages:
+        for stage in self.books():
             if self.training:
                 stage.start(rest.detach())
             chosen = stage(rest.detach())
@@ -166,8 +175,8 @@ class ResidualQuantiser(nn.Module):
 
     def vectors_of(self, codes: Tensor) -> Tensor:
         """Sum of the chosen vectors: `(..., depth)` int64 → `(..., dim)`, added in the order of `forward`."""
-        total = torch.zeros((*codes.shape[:-1], self.stages[0].vectors.shape[1]), device=codes.device)
-        for depth, stage in enumerate(self.stages):
+        total = torch.zeros((*codes.shape[:-1], self.books()[0].vectors.shape[1]), device=codes.device)
+        for depth, stage in enumerate(self.books()):
             total = total + stage.vectors[codes[..., depth]]
         return total
 

@@ -77,14 +77,13 @@ class Sensors(nn.Module):
         super().__init__()
         types = RELEASED_TYPES if released else tuple(range(len(RELEASED_TYPES)))
         self.types = types
-        self.place = nn.Sequential(nn.Linear(6, dim // 2), nn.SELU(), nn.Linear(dim // 2, dim))
+        first, second = nn.Linear(6, dim // 2), nn.Linear(dim // 2, dim)
+        nn.init.normal_(first.weight, std=2.0)  # centred positions are near 0.3: set sensors apart
+        nn.init.normal_(second.weight, std=(dim // 2) ** -0.5)
+        self.place = nn.Sequential(first, nn.SELU(), second)
         self.kind = nn.Embedding(max(types) + 1, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SELU(), nn.Linear(4 * dim, dim))
         self.norm = nn.RMSNorm(dim, eps=1e-6)
-        nn.init.normal_(
-            self.place[0].weight, std=2.0
-        )  # centred positions are near 0.3: keep sensors apart at the start
-        nn.init.normal_(self.place[2].weight, std=(dim // 2) ** -0.5)
         nn.init.normal_(self.kind.weight, std=0.1)
         self.unknown = None if released else nn.Parameter(torch.randn(dim) * 0.02)
 

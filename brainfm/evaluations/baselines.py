@@ -88,7 +88,7 @@ def downsampled_signal(windows: Windows, hz: float = 10.0) -> np.ndarray:
 
 
 def tangent_space(windows: Windows, shrinkage: float = 0.1) -> np.ndarray:
-    """`(window, pair)` upper triangle of the matrix logarithm of each window's covariance (log-Euclidean tangent space).
+    """`(window, pair)` upper triangle of the matrix logarithm of each window's covariance: log-Euclidean tangent space.
 
     Arsigny et al. 2006, Log-Euclidean metrics. The covariance is shrunk towards its mean variance; off-diagonal
     elements are multiplied by the root of 2, so that distances are those of the matrices.
@@ -151,7 +151,7 @@ def montage(windows: Windows) -> tuple[dict[int, np.ndarray], str]:
     )
     kinds = {k for s in used.values() for k in s.channels.kind}
     people = {s.person for s in used.values()}
-    if len(common) >= 3 and not (kinds & IMPLANTED and len(people) > 1) or len(used) == 1:
+    if len(used) == 1 or (len(common) >= 3 and not (kinds & IMPLANTED and len(people) > 1)):
         order = [n for n in next(iter(used.values())).channels.name if n in common]
         rows = {r: [s.channels.name.index(n) for n in order] for r, s in used.items()}
         weights = {r: np.eye(len(s.channels))[rows[r]] for r, s in used.items()}
@@ -184,7 +184,7 @@ def shared_signals(windows: Windows, size: int = 256) -> Iterator[tuple[np.ndarr
 
 
 def _described(windows: Windows, describe, first: bool = False) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """`describe` of every window's shared channels, flattened; `first` describes each channel, then averages regions."""
+    """`describe` of each window's shared channels, flattened; `first` describes channels, then averages regions."""
     out: np.ndarray | None = None
     for rows, weights, signal in shared_signals(windows):
         if first:

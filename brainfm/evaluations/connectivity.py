@@ -51,11 +51,10 @@ def attention_matrix(model: nn.Module, batches: Iterable[TokenBatch]) -> np.ndar
                 raise ValueError(
                     f"batches with {neurons} and {total.shape[1] ** 0.5:.0f} neurons: give one recording's"
                 )
-            seen = model.attention(batch)
-            source = seen.past.mask
-            share = seen.weight.mean(0) * source.sum(1)[:, None, None]
-            met = (seen.target >= 0)[:, :, None] & source[:, None]
-            pair = (seen.target[:, :, None] * neurons + seen.past.channel[:, None])[met].cpu()
+            weight, past, target = model.attention(batch)
+            share = weight.mean(0) * past.mask.sum(1)[:, None, None]
+            met = (target >= 0)[:, :, None] & past.mask[:, None]
+            pair = (target[:, :, None] * neurons + past.channel[:, None])[met].cpu()
             total[0] += torch.bincount(pair, share[met].double().cpu(), minlength=neurons**2)
             total[1] += torch.bincount(pair, minlength=neurons**2)
     if total is None:
@@ -151,7 +150,7 @@ def run(
         raise ValueError(f"model {model.config.get('name')!r} has no attention to read; choose neuroformer")
     known = [i for i in np.unique(test.recording) if _has_truth(test.recordings[i])]
     if not known:
-        raise ValueError("no test recording has ground truth 'connectivity'; test on sessions 'hub' of sim_spikes")
+        raise ValueError("no test recording has ground truth 'connectivity'; test on the hub sessions of sim_spikes")
     fresh, device = model.untrained(seed), next(model.model.parameters()).device
     fresh.model.to(device)
     truth: list[np.ndarray] = []

@@ -88,26 +88,26 @@ def run(
 
     who, right = other[held], truth[held]
 
-    def curve_of(name: str) -> dict[int, protocol.Scored]:
-        each = {k: [protocol.scored(balanced_accuracy, who, right, g, seed) for g in guesses[name, k]] for k in kept}
-        return {k: protocol.mean_scored(parts, seed) for k, parts in each.items()}
+    def averaged(found: Sequence[np.ndarray]) -> protocol.Scored:
+        return protocol.mean_scored([protocol.scored(balanced_accuracy, who, right, g, seed) for g in found], seed)
 
-    curves = {name: curve_of(name) for name in encoded}
-    rng = np.random.default_rng(seed)
+    curves = {key: averaged(found) for key, found in guesses.items()}
     source, target = encoded["pretrained"]
-    permuted = []
-    for _ in range(permutations):
-        shuffled = protocol.permuted_within(labels, people, rng)
-        guess = protocol.fit_linear(source, shuffled, people, seed, penalty["pretrained"]).predict(target[held])
-        permuted.append(protocol.scored(balanced_accuracy, who, right, guess, seed))
+    rng = np.random.default_rng(seed)
+    permuted = [
+        protocol.fit_linear(
+            source, protocol.permuted_within(labels, people, rng), people, seed, penalty["pretrained"]
+        ).predict(target[held])
+        for _ in range(permutations)
+    ]
     majority = np.full(right.shape, max(classes, key=lambda c: int(np.sum(labels == c))))
     compared = {
-        "majority": protocol.scored(balanced_accuracy, who, right, majority, seed),
-        **{name: curves[name][0] for name in [*signals, "untrained"]},
-        "permuted labels": protocol.mean_scored(permuted, seed),
+        "majority": averaged([majority]),
+        **{name: curves[name, 0] for name in [*signals, "untrained"]},
+        "permuted labels": averaged(permuted),
     }
     if kept != asked:
-        note += f" Shots {sorted(set(asked) - set(kept))} are left out: someone has only {most} trials of a class to draw from."
+        note += f" Shots {sorted(set(asked) - set(kept))} are left out: someone can give only {most} trials of a class."
     if len(set(people)) < 2 and max(kept):
         note += f" The new person's share of weight is {SHARES[0]}, for one source person cannot tell a better one."
     first = next(iter(signals))
@@ -116,7 +116,7 @@ def run(
         **protocol.result(
             "few_shot",
             "balanced accuracy",
-            curves["pretrained"][0],
+            curves["pretrained", 0],
             1 / len(classes),
             compared,
             train,
@@ -125,7 +125,7 @@ def run(
             note,
         ),
         "confusion": {"labels": classes, "counts": confusion(right, guesses["pretrained", 0][0], classes).tolist()},
-        "curve": [{"shots": k, "model": shown[n], **s.entry()} for n, c in curves.items() for k, s in c.items()],
+        "curve": [{"shots": k, "model": shown[n], **s.entry()} for (n, k), s in curves.items()],
         "curve_axis": "labelled trials per class of the new person",
         "effect_of_transfer": [{"shots": k, **_effect(who, right, guesses, k, seed).entry()} for k in kept],
         "shares": {shown[name]: {str(k): s for k, s in each.items()} for name, each in shares.items()},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ def with_neurons(
         The copy, and its loss over the first and the last tenth of the steps.
     """
     copy = Pretrained(deepcopy(model.model), model.config, model.facts, model.card)
-    network = copy.model
+    network: Any = copy.model
     used = [windows.recordings[r] for r in np.unique(windows.recording)]
     ids = sorted({f"{s.person}/{name}" for s in used for name in s.channels.name} - set(network.neurons))
     if not ids:
@@ -154,7 +155,8 @@ def with_neurons(
 
 def labelled_time(windows: Windows) -> np.ndarray:
     """`(window,)` seconds of calibration up to the window's end, counted over each animal's recordings in turn."""
-    out, before = np.zeros(len(windows)), {}
+    out = np.zeros(len(windows))
+    before: dict[str, float] = {}
     for r in sorted(np.unique(windows.recording), key=lambda r: windows.recordings[r].id):
         stored, rows = windows.recordings[r], windows.recording == r
         end = (windows.start[rows] + windows.samples[rows] - windows.start[rows].min()) / rate(stored)

@@ -1,4 +1,4 @@
-"""Linear probe: a classifier on frozen pooled encodings of labelled windows, scored per subject by balanced accuracy."""
+"""Linear probe: a classifier on frozen pooled encodings of labelled windows, balanced accuracy per subject."""
 
 from __future__ import annotations
 

@@ -122,15 +122,25 @@ def classes_of(train: Windows, test: Windows) -> list[str]:
     return sorted(left)
 
 
+def _seen(card: dict) -> list[str]:
+    """People that a model, or the tokenizer inside it, was trained or validated on."""
+    own = [person for side in (card.get("subjects") or {}).values() for person in side]
+    return own + (_seen(card["tokenizer"]) if card.get("tokenizer") else [])
+
+
 def strangers(train: Windows, test: Windows, card: dict) -> None:
-    """Check that no test person is in training, nor among the `subjects` that a model's card says it has seen.
+    """Check that no test person is in training, nor among the `subjects` that a model's card says pretraining used.
+
+    Args:
+        train, test: the two sides.
+        card: its `subjects` are lists of `dataset/subject` by side, validation included.
 
     Raises:
         ValueError: naming the people on both sides.
     """
     people = set(test.of("person").tolist())
-    for seen, where in ((train.of("person").tolist(), "training windows"), (card.get("subjects", ()), "pretraining")):
-        both = sorted(people & set(seen))
+    for seen, where in ((set(train.of("person").tolist()), "training windows"), (set(_seen(card)), "pretraining")):
+        both = sorted(people & seen)
         if both:
             raise ValueError(f"{len(both)} test people ({', '.join(both[:3])}) are in {where}; split by subject")
 

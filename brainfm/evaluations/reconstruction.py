@@ -6,6 +6,7 @@ Truth and baselines live in the space that the network predicts (`model.target`)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +78,8 @@ def run(
     }
     return {
         **protocol.result("reconstruction", "R2", main, 0.0, compared, train, test, seed, (
-            f"{hidden_regions} of {len(names)} regions hidden over whole windows, mean of {masks} masks, in the space that the "
-            "network predicts."
+            f"{hidden_regions} of {len(names)} regions hidden over whole windows, mean of {masks} masks, in the "
+            "space that the network predicts."
         )),
         "traces": [_trace(test, truth[0, region], own[0][0, i], names[region])
                    for i, region in enumerate(hidden[0][:shown])],
@@ -88,20 +89,20 @@ def run(
 def reconstructed(
     model: Pretrained, windows: Windows, hidden: Sequence[np.ndarray], size: int = 64
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The target `(window, region, time)`, and for each set of hidden regions the prediction `(window, hidden, time)`."""
-    device = next(model.model.parameters()).device
+    """The target `(window, region, time)`, and for each set of hidden regions the prediction of them."""
+    network: Any = model.model
+    device = next(network.parameters()).device
     truth: list[np.ndarray] = []
     found: list[list[np.ndarray]] = [[] for _ in hidden]
-    with torch.inference_mode(), evaluating(model.model):
+    with torch.inference_mode(), evaluating(network):
         for host in batches(windows, model.batcher(), size):
             batch = host.to(device)
-            patches = int(batch.mask.view(-1, *batch.grid)[0].any(dim=0).sum())
-            truth.append(_grid(model.model.target(batch), batch.grid)[:, :, :patches].flatten(2).float().cpu().numpy())
+            grid = batch.grid or (1, batch.mask.shape[1])
+            patches = int(batch.mask[0].view(grid).any(dim=0).sum())
+            truth.append(_series(network.target(batch), grid, patches))
             for rows, parts in zip(hidden, found, strict=True):
-                chosen = torch.as_tensor(rows, device=device)
-                covered = torch.isin(batch.channel, chosen) & batch.mask
-                guess = _grid(model.model.reconstruct(batch, covered), batch.grid)[:, chosen, :patches]
-                parts.append(guess.flatten(2).float().cpu().numpy())
+                covered = torch.isin(batch.channel, torch.as_tensor(rows, device=device)) & batch.mask
+                parts.append(_series(network.reconstruct(batch, covered), grid, patches)[:, rows])
     return np.concatenate(truth), [np.concatenate(parts) for parts in found]
 
 
@@ -130,9 +131,9 @@ def _r2_of_windows(true: np.ndarray, predicted: np.ndarray) -> float:
     return r2(_long(true), _long(predicted))
 
 
-def _grid(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """`(batch, token, volume)` → `(batch, region, patch, volume)`."""
-    return tokens.unflatten(1, grid)
+def _series(tokens: torch.Tensor, grid: tuple[int, int], patches: int) -> np.ndarray:
+    """`(batch, token, volume)` → `(batch, region, time)`, the first `patches` of each region."""
+    return tokens.unflatten(1, grid)[:, :, :patches].flatten(2).float().cpu().numpy()
 
 
 def _regions(train: Windows, test: Windows) -> tuple[list[str], np.ndarray]:

@@ -48,8 +48,8 @@ def run(
     shared = sorted(set(people.tolist()) & set(other.tolist()))
     if not shared or set(other.tolist()) - set(shared):
         raise ValueError(
-            f"training has {sorted(set(people.tolist()))} and test {sorted(set(other.tolist()))}; each test person needs "
-            "training windows of its own: split by session"
+            f"training has {sorted(set(people.tolist()))} and test {sorted(set(other.tolist()))}; each test person "
+            "needs training windows of its own: split by session"
         )
     fresh = model.untrained(seed)
     block = block_of(len(truth))

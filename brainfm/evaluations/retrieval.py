@@ -65,7 +65,7 @@ def run(model: Pretrained, train: Windows, test: Windows, *, seed: int, gap_s: f
             "retrieval", "top-1 accuracy", score(mine), 1 / len(gallery), compared, train, test, seed, note
         ),
         "matrices": [
-            {"title": "Likeness of first and second halves", "values": mine[probes].tolist(), "rows": names, "columns": gallery}
+            {"title": "Likeness of halves", "values": mine[probes].tolist(), "rows": names, "columns": gallery}
         ],
     }  # fmt: skip
 
@@ -92,7 +92,7 @@ def halves(windows: Windows, gap_s: float = 0.0) -> np.ndarray:
 
 
 def connectivity(windows: Windows, gallery: list[str], half: np.ndarray) -> np.ndarray:
-    """`(half, person, pair)` Fisher z of the correlations of channels over each half, mean over a person's recordings."""
+    """`(half, person, pair)` Fisher z of the correlations of channels in each half, mean over recordings."""
     moments: dict[tuple[int, int], np.ndarray] = {}
     for rows, weights, signal in baselines.shared_signals(windows):
         shared = weights @ signal.astype(float)

@@ -3,9 +3,9 @@
 Paper: Xiao et al. 2025, "BrainOmni: A Brain Foundation Model for Unified EEG and MEG Signals", NeurIPS 2025,
 arXiv:2505.18185, section 3.2.
 
-A frozen tokenizer turns any montage into features of a fixed number of latent sources. A token's features are split in
-two halves: one attends along time within a source, the other across sources at one time, and the halves change places in
-each block. Trained by `objectives/masked_codes.py`.
+A frozen tokenizer turns any montage into features of a fixed number of latent sources. A token's features are split
+in two halves: one attends along time within a source, the other across sources at one time, and the halves change
+places in each block. Trained by `objectives/masked_codes.py`.
 
 Differences from the paper:
 - `overlap` of the tokenizer's windows is 0 unless told (published: 0.25): a signal and its stored codes give the same.
@@ -111,8 +111,8 @@ class BrainOmni(nn.Module):
         super().__init__()
         if dim % heads or dim % 4 or heads % 2 or rope not in ROPES or not 0 <= overlap < 1:
             raise ValueError(
-                f"width {dim} with {heads} heads, overlap {overlap}, rope {rope!r}; expected an even number of heads, a "
-                f"width that is a multiple of them and of 4, an overlap from 0 to below 1, rope of {', '.join(ROPES)}"
+                f"width {dim} with {heads} heads, overlap {overlap}, rope {rope!r}; expected an even number of heads, "
+                f"a width that is a multiple of them and of 4, an overlap from 0 to below 1, rope of {', '.join(ROPES)}"
             )
         self.dim, self.patch, self.overlap = dim, codebook.patch, overlap
         self.codebook = codebook.requires_grad_(False).eval()
@@ -146,7 +146,7 @@ class BrainOmni(nn.Module):
         if batch.grid[0] != sources or batch.values.shape[-1] != depth or batch.values.is_floating_point():
             raise ValueError(
                 f"codes of {batch.grid[0]} sources and depth {batch.values.shape[-1]} ({batch.values.dtype}); this "
-                f"model's tokenizer gives integers of {sources} sources and depth {depth}: use the codes of its own tokenizer"
+                f"model reads integers of {sources} sources and depth {depth}: use the codes of its own tokenizer"
             )
         mask = batch.mask.view(len(batch), *batch.grid)
         codes = batch.values.long().view(len(batch), *batch.grid, depth).masked_fill(~mask[..., None], 0)

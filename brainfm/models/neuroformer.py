@@ -14,7 +14,7 @@ Differences from the paper and its published code:
 - padding is masked everywhere and has no vector;
 - a covariate's value enters (a LayerNorm of one number erased it); a token sees no later sample of it than itself;
 - contrastive features are pooled before any fusion (`alignment_features`);
-- spikes of one bin are ordered by time, then by number; the past's order counts back from its end;
+- spikes are ordered by time, then by number; the past's order counts back from its end;
 - a stimulus is features, one token per sample, not video through a 3-D convolution; nothing has self-attention before
   the fusion; contexts are normalised once; in training each covariate is hidden from a share of the samples;
 - at most `max_events` spikes per state: the LAST of the past and the FIRST of the current state; a state that was cut
@@ -43,20 +43,15 @@ from brainfm.tokens import Encoding, Facts, TokenBatch
 PAPER = "Antoniades et al. 2024, Neuroformer, arXiv:2311.00136"
 
 #: The V1AL recording of the paper: 386 neurons, past 0.15 s and current 0.05 s.
+# fmt: off
 FACTS = Facts(
-    modality=("spikes",),
-    kinds=("neuron",),
-    window_s=0.2,
-    channels=386,
-    subjects=("v1al/a1",),
-    neurons=tuple(f"v1al/a1/{i:03d}" for i in range(386)),
-    aligned={"stimulus": 64},
+    modality=("spikes",), kinds=("neuron",), window_s=0.2, channels=386, subjects=("v1al/a1",),
+    neurons=tuple(f"v1al/a1/{i:03d}" for i in range(386)), aligned={"stimulus": 64},
 )
 
-# fmt: off
 SIZES: dict[str, dict] = {
     "test": {"dim": 16, "heads": 2, "past_layers": 1, "self_layers": 1, "dropout": 0.0},
-    "local": {"dim": 64, "heads": 4, "past_layers": 1, "self_layers": 1, "dropout": 0.0},
+    "local": {"dim": 48, "heads": 4, "past_layers": 1, "self_layers": 1, "dropout": 0.0},
     "small": {"dim": 128, "heads": 4, "past_layers": 4, "stimulus_layers": 4, "behaviour_layers": 2, "self_layers": 4,
               "dropout": 0.2},
     "base": {"dim": 256, "heads": 8, "past_layers": 6, "stimulus_layers": 6, "behaviour_layers": 4, "self_layers": 6,
@@ -100,20 +95,6 @@ class Prediction:
     neuron_target: Tensor
     bin_target: Tensor
     behaviour: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Attended:
-    """Attention to the past.
-
-    Attributes:
-        weight: `(layer, batch, token, event)`, mean over heads; the last axis is the spikes of `past`.
-        target: `(batch, token)` channel that each token has to predict; `IGNORE` for the end and for padding.
-    """
-
-    weight: Tensor
-    past: State
-    target: Tensor
 
 
 class Neuroformer(nn.Module):
@@ -169,14 +150,14 @@ class Neuroformer(nn.Module):
         """
         new = [x for x in dict.fromkeys(ids) if x not in set(self.neurons)]
         if new:
-            fresh = torch.randn(len(new), self.dim).to(self.table) * 0.02
+            fresh = torch.randn(len(new), self.dim).to(self.table) * INITIAL
             self.added = nn.Parameter(fresh if self.added is None else torch.cat((self.added.detach(), fresh)))
             self.neurons += new
         number = {x: i for i, x in enumerate(self.neurons)}
         return [number[x] for x in ids]
 
     def neuron_parameters(self) -> list[nn.Parameter]:
-        """What unit identification trains: the rows of added neurons, or the whole table where none was added."""
+        """What unit identification trains: added rows, or the whole table where none was added."""
         return [self.table if self.added is None else self.added]
 
     def freeze_but_neurons(self) -> None:
@@ -196,8 +177,7 @@ class Neuroformer(nn.Module):
     def _load_from_state_dict(self, state: dict, prefix: str, *rest: object) -> None:
         whole = state.get(prefix + "table")
         if self.added is not None and whole is not None:
-            known = len(self.table)
-            state = {**state, prefix + "table": whole[:known], prefix + "added": whole[known:]}
+            state = {**state, prefix + "table": whole[: len(self.table)], prefix + "added": whole[len(self.table) :]}
         super()._load_from_state_dict(state, prefix, *rest)
 
     def states(self, batch: TokenBatch) -> tuple[State, State]:
@@ -213,9 +193,7 @@ class Neuroformer(nn.Module):
         last = torch.where(real, batch.time, 0.0).amax() if real.numel() else torch.zeros(())
         if last >= self.past_s + self.current_s + self.bin_s / 2:
             width = self.past_s + self.current_s
-            raise ValueError(
-                f"a spike at {float(last):.3f} s of the window; this model's last {width:g} s: cut such ones"
-            )
+            raise ValueError(f"a spike at {float(last):.3f} s of a window; this model's last {width:g} s: cut such")
         first = torch.where(real, number, len(self.neurons)).argsort(dim=1, stable=True)
         time = torch.where(real, batch.time, torch.inf).gather(1, first)
         by_time = time.argsort(dim=1, stable=True)
@@ -257,16 +235,14 @@ class Neuroformer(nn.Module):
         """Embedded samples `(batch, time, dim)`, their seconds `(time,)` and which are there `(batch, time)`.
 
         Raises:
-            ValueError: where the series has another number of features than the model was built for.
+            ValueError: where the series has another number of features than the model takes.
         """
         wanted, width = self.value[name].in_features, self.past_s + self.current_s
         x = batch.aligned.get(name)
         if x is None or (x.shape[-1] != wanted and bool(x.isnan().all())):
             x = self.table.new_full((len(batch), 1, wanted), torch.nan)
         if x.shape[-1] != wanted:
-            raise ValueError(
-                f"aligned[{name!r}] has {x.shape[-1]} features; the model was built for {wanted}: rebuild it"
-            )
+            raise ValueError(f"aligned[{name!r}] has {x.shape[-1]} features; the model takes {wanted}: rebuild it")
         there = x.isfinite().all(dim=-1)
         time = torch.arange(x.shape[1], device=x.device) * (width / x.shape[1]) - self.past_s
         value = self.value[name](torch.where(there[..., None], x, 0.0).to(self.table.dtype))
@@ -338,12 +314,17 @@ class Neuroformer(nn.Module):
         unit = functional.normalize(self.rows(), dim=-1)[number.clamp_min(0)]
         return (counts.view(len(batch), self.segments, channels) @ unit).flatten(1)
 
-    def attention(self, batch: TokenBatch) -> Attended:
-        """Where the current state looks in the past; the past comes first, so stimulus and behaviour do not matter."""
+    def attention(self, batch: TokenBatch) -> tuple[Tensor, State, Tensor]:
+        """Where the current state looks in the past; that comes first, so stimulus and behaviour do not matter.
+
+        Returns:
+            weights `(layer, batch, token, event)`, mean over heads; the past that their last axis runs over; and the
+            channel `(batch, token)` that each token has to predict, `IGNORE` for the end and for padding.
+        """
         past, current = self.states(batch)
         seen: list[Tensor] = []
         self._fuse(batch, past, current, behaviour=False, seen=seen)
-        return Attended(torch.stack(seen), past, _shifted(current, current.channel, end=IGNORE))
+        return torch.stack(seen), past, _shifted(current, current.channel, end=IGNORE)
 
     def alignment_features(self, batch: TokenBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Each modality by itself, pooled before any fusion: name → `(batch, dim)` and `(batch,)` whether it is there.
@@ -376,9 +357,9 @@ def _shifted(state: State, of: Tensor, end: int) -> Tensor:
 
 def build(
     facts: Facts, *, past_s: float | None = None, current_s: float | None = None, bin_s: float = 0.01,
-    stimulus: bool = True, behaviour: Sequence[str] | None = None, predict: Sequence[str] = (), dim: int = 64,
-    heads: int = 4, past_layers: int = 2, stimulus_layers: int = 1, behaviour_layers: int = 1, self_layers: int = 2,
-    dropout: float = 0.1, modality_dropout: float = 0.5, max_events: int = 256, segments: int = 4,
+    stimulus: bool = True, behaviour: Sequence[str] | None = None, predict: Sequence[str] = (), dim: int = 48,
+    heads: int = 4, past_layers: int = 1, stimulus_layers: int = 1, behaviour_layers: int = 1, self_layers: int = 1,
+    dropout: float = 0.0, modality_dropout: float = 0.5, max_events: int = 256, segments: int = 4,
 ) -> Neuroformer:  # fmt: skip
     """Build the network for the neurons and covariates of a corpus.
 
@@ -407,9 +388,7 @@ def build(
     current_s = (window / 4 if past_s is None else window - past_s) if current_s is None else current_s
     past_s = window - current_s if past_s is None else past_s
     if (facts.window_s and abs(past_s + current_s - window) > 1e-6) or min(past_s, current_s, bin_s) <= 0:
-        raise ValueError(
-            f"past_s {past_s:g} and current_s {current_s:g} must be positive and fill the {window:g} s window"
-        )
+        raise ValueError(f"past_s {past_s:g} and current_s {current_s:g} must be positive and fill {window:g} s")
     names = (["stimulus"] if stimulus and "stimulus" in known else []) + inputs
     return Neuroformer(
         facts.neurons, {n: facts.aligned[n] for n in names}, {n: facts.aligned[n] for n in predict}, past_s, current_s,

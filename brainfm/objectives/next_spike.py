@@ -33,8 +33,7 @@ class NextSpike(nn.Module):
     def forward(self, model: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
         """Parts "neuron" and "bin" (and "behaviour"), already weighted.
 
-        "metric_accuracy" is over spikes and ends; "metric_bits_per_spike" is the gain over each neuron's share of its
-        recording's spikes in this very batch, which is a null that knows a little more than it should.
+        "metric_accuracy" is over spikes and ends; "metric_bits_per_spike" is the gain over mean rates alone.
         """
         said = model(batch)
         parts = {
@@ -72,6 +71,8 @@ def _behaviour_error(predicted: dict[str, Tensor], batch: TokenBatch) -> Tensor:
 def bits_per_spike(logits: Tensor, target: Tensor, neuron: Tensor) -> Tensor:
     """Bits that the logits gain per spike over the batch's mean rates; which neuron, given that one fires.
 
+    The rates of a recording are the counts of its neurons' other spikes in the batch, plus one.
+
     Args:
         logits: `(batch, token, channel + 1)`, the last for the end of the state.
         target: `(batch, token)` channels, the end, or negative for padding.
@@ -84,7 +85,8 @@ def bits_per_spike(logits: Tensor, target: Tensor, neuron: Tensor) -> Tensor:
     counts = logits.new_zeros(int(neuron.max().clamp_min(0)) + 1).index_add_(
         0, number[spike], torch.ones_like(number[spike], dtype=logits.dtype)
     )
-    share = counts[neuron.clamp_min(0)].masked_fill(neuron < 0, 0.0).clamp_min(1e-9).log().log_softmax(-1)
+    own = counts[neuron.clamp_min(0)].masked_fill(neuron < 0, 0.0)
+    null = own.gather(1, channel).clamp_min(1).log() - (own.sum(1) - 1 + (neuron >= 0).sum(1))[:, None].log()
     model = logits[..., :-1].log_softmax(-1).gather(2, channel[..., None])[..., 0]
-    gain = torch.where(spike, model - share.gather(1, channel), 0.0)
+    gain = torch.where(spike, model - null, 0.0)
     return gain.sum() / spike.sum().clamp_min(1) / math.log(2)

@@ -2,16 +2,17 @@
 
 One HDF5 file per subject and dataset, under `codes/<tokenizer>/<dataset>/` and the name of the shard that it came from:
 
-    /                          attrs: schema, schema_version, tokenizer, tokenizer_hash, patch, codes_per_depth, window_s, and the
-                               source's dataset, subject, modality, simulated, licence, citation, recipe
+    /                          attrs: schema, schema_version, tokenizer, tokenizer_hash, patch,
+                               codes_per_depth, window_s, and the source's dataset, subject, modality, simulated,
+                               licence, citation, recipe
     /recordings/<session>_<run>
-        attrs                  those of the source recording; checksum of the codes, source_checksum of what they came from
+        attrs                  those of the source recording; checksum of the codes, source_checksum of their source
         codes                  (window, source, token, depth) uint16
         start                  (window,) first sample of each window in the source recording
         segments, channels/, events/   as in the source
 
-Times stay in samples of the source, so that an audit finds the same seconds in codes and in signals. The dataset's split
-file is copied along.
+Times stay in samples of the source, so that an audit finds the same seconds in codes and in signals. The dataset's
+split file is copied along.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class StoredCodes(Stored):
         expected = start + self.patch * np.arange(count)
         if count == 0 or not np.array_equal(self.starts[first : first + count], expected):
             raise ValueError(
-                f"{self.id}: samples {start} to {start + samples} are not whole code windows of {self.patch} samples in a "
-                "row; take rows from `windows`"
+                f"{self.id}: samples {start} to {start + samples} are not whole code windows of {self.patch} samples "
+                "in a row; take rows from `windows`"
             )
         return self.all_codes()[first : first + count]
 
@@ -97,7 +98,7 @@ class StoredCodes(Stored):
             with h5py.File(self.path, "r") as file:
                 return file[f"{self.group}/codes"][()]
 
-        return read._cached(("codes", self.path, self.path.stat().st_mtime_ns, self.group), make)
+        return read.cached(("codes", self.path, self.path.stat().st_mtime_ns, self.group), make)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class CodeCorpus:
     def where(self, **words: str | Sequence[str]) -> CodeCorpus:
         """As `Corpus.where`: recordings whose header says so."""
         kept = Corpus(self.recordings, self.root).where(**words).recordings
-        return replace(self, recordings=kept)
+        return replace(self, recordings=kept)  # type: ignore[arg-type]
 
     @property
     def people(self) -> list[str]:
@@ -152,9 +153,7 @@ def write_codes(path: Path, recordings: Iterable[Coded], tokenizer: Tokenizer) -
     if len(sources) != 1:
         raise ValueError(f"{path.name}: a code shard holds the recordings of one shard; got {len(sources)} shards")
     if tokenizer.codes_per_depth > 1 << 16:
-        raise ValueError(
-            f"{tokenizer.name}: codebooks of {tokenizer.codes_per_depth} codes; a code shard holds up to 65536"
-        )
+        raise ValueError(f"{tokenizer.name}: codebooks of {tokenizer.codes_per_depth} codes; a shard holds up to 65536")
     source = sources.pop()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -197,9 +196,13 @@ def copy_split(source: Path, target: Path) -> None:
 
 def is_current(path: Path, recordings: Iterable[Stored], tokenizer: Tokenizer) -> bool:
     """Whether `path` is a whole code shard of exactly these recordings, unchanged, by this tokenizer."""
-    if not path.exists() or not h5py.is_hdf5(path):
+    if not path.exists():
         return False
-    with h5py.File(path, "r") as file:
+    try:
+        file = h5py.File(path, "r")
+    except OSError:  # cut short, or no HDF5 at all
+        return False
+    with file:
         same = (
             file.attrs.get("schema") == SCHEMA
             and file.attrs.get("schema_version") == VERSION
@@ -233,19 +236,23 @@ def open_codes(path: str | Path) -> CodeCorpus:
 
 
 def _headers(path: Path) -> list[StoredCodes]:
-    if not h5py.is_hdf5(path):
-        raise schema.ShardError(f"{path} is not a readable HDF5 file; remove it and run tokenize again")
-    with h5py.File(path, "r") as file:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise schema.ShardError(
+            f"{path} is not a readable HDF5 file ({error}); run `brainfm tokenize` again"
+        ) from error
+    with file:
         head = file.attrs
         if head.get("schema") != SCHEMA or head.get("schema_version") != VERSION:
             raise schema.ShardError(
-                f"{path} has schema {head.get('schema')!r} version {head.get('schema_version')!r}; expected code shards of "
-                f"schema {SCHEMA!r} version {VERSION}: run `brainfm tokenize` again"
+                f"{path} has schema {head.get('schema')!r} version {head.get('schema_version')!r}; expected "
+                f"code shards of schema {SCHEMA!r} version {VERSION}: run `brainfm tokenize` again"
             )
         split = read.read_split(path.parent)
         return [
             StoredCodes(
-                **vars(read._header(path, file, group, split)), starts=group["start"][()], patch=int(head["patch"]),
+                **vars(read.header(path, file, group, split)), starts=group["start"][()], patch=int(head["patch"]),
                 tokenizer=str(head["tokenizer"]), tokenizer_hash=str(head["tokenizer_hash"]),
                 codes_per_depth=int(head["codes_per_depth"]), source_checksum=str(group.attrs["source_checksum"]),
             )

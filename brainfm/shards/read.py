@@ -6,6 +6,7 @@ from the file's pages. Handles open lazily, once per process, and are dropped on
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ import numpy as np
 
 from brainfm.recording import Channels, Events, Series
 from brainfm.shards import schema
+
+
+#: Words of a recording's header that `Corpus.where` chooses by.
+HEADER = ("dataset", "subject", "person", "session", "run", "device", "modality", "simulated", "split", "id")
 
 
 @dataclass(frozen=True)
@@ -196,10 +201,13 @@ class Corpus:
         """Recordings whose header says so: `where(split="train", dataset=["scp1", "sim_eeg"])`.
 
         Raises:
-            ValueError: where none is left, with the values that exist.
+            ValueError: where none is left, with the values that exist; for a word that no header has, with the nearest.
         """
         kept = self.recordings
         for word, wanted in words.items():
+            if word not in HEADER:
+                close = difflib.get_close_matches(word, HEADER, 1, 0.5)
+                raise ValueError(f"recordings have no {word!r}; {f'did you mean {close[0]!r}?' if close else ', '.join(HEADER)}")
             values = {wanted} if isinstance(wanted, str) else set(wanted)
             have = {getattr(r, word) for r in kept}
             kept = tuple(r for r in kept if getattr(r, word) in values)
@@ -222,11 +230,16 @@ class Corpus:
         The last window that fits exactly is kept. A stretch shorter than the window gives none, unless it has
         `shortest_s`: then it is one window by itself, and the batch's mask covers what is missing.
         A window that lies inside an event (a block of rest or task) carries its label and stimulus.
+
+        Raises:
+            ValueError: for a length below one sample.
         """
         rows: list[tuple[int, int, int]] = []
         for i, stored in enumerate(self.recordings):
             n = round(length_s * rate(stored))
             step = max(1, round((stride_s or length_s) * rate(stored)))
+            if n < 1:
+                raise ValueError(f"length_s {length_s} is less than one sample of {stored.id} ({rate(stored):g} per second)")
             for a, b in _stretches(stored):
                 if b - a >= n:
                     rows += [(i, s, n) for s in range(a, b - n + 1, step)]
@@ -248,8 +261,10 @@ class Corpus:
         Trials that would leave their stretch are left out.
 
         Raises:
-            ValueError: where no trial is left, with the labels that exist.
+            ValueError: where no trial is left, with the labels that exist; where `tmax` is not after `tmin`.
         """
+        if tmax <= tmin:
+            raise ValueError(f"a trial from {tmin} to {tmax} s has no length; expected tmax after tmin")
         rows, label, stimulus = [], [], []
         for i, stored in enumerate(self.recordings):
             n = round((tmax - tmin) * rate(stored))
@@ -300,10 +315,10 @@ def _headers(path: Path) -> list[Stored]:
                 f"brainfm reads {schema.SCHEMA!r} version {schema.VERSION}: run `brainfm ingest` again"
             )
         split = read_split(path.parent)
-        return [_header(path, file, group, split) for group in file["recordings"].values()]
+        return [header(path, file, group, split) for group in file["recordings"].values()]
 
 
-def _header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
+def header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
     def words(key: str) -> list[str]:
         return group[key].asstr()[()].tolist()
 
@@ -342,7 +357,7 @@ def _stretches(stored: Stored) -> list[tuple[int, int]]:
 _open: dict[tuple, object] = {}
 
 
-def _cached(key: tuple, make):  # type: ignore[no-untyped-def]
+def cached(key: tuple, make):  # type: ignore[no-untyped-def]
     key = (os.getpid(), *key)
     if key not in _open:
         _open[key] = make()
@@ -350,7 +365,7 @@ def _cached(key: tuple, make):  # type: ignore[no-untyped-def]
 
 
 def _file(path: Path) -> h5py.File:
-    return _cached(("file", path, path.stat().st_mtime_ns), lambda: h5py.File(path, "r"))
+    return cached(("file", path, path.stat().st_mtime_ns), lambda: h5py.File(path, "r"))
 
 
 def _frames(path: Path, group: str) -> np.ndarray:
@@ -363,7 +378,7 @@ def _frames(path: Path, group: str) -> np.ndarray:
                 return np.memmap(path, data.dtype, "r", data.id.get_offset(), data.shape)
             return data[()]
 
-    return _cached(("frames", path, path.stat().st_mtime_ns, group), make)
+    return cached(("frames", path, path.stat().st_mtime_ns, group), make)
 
 
 def _spikes(path: Path, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -373,4 +388,4 @@ def _spikes(path: Path, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
                 raise ValueError(f"{path}: recording {group} holds no spikes")
             return tuple(file[f"{group}/spikes/{k}"][()] for k in ("time", "neuron", "frame_index"))
 
-    return _cached(("spikes", path, path.stat().st_mtime_ns, group), make)
+    return cached(("spikes", path, path.stat().st_mtime_ns, group), make)

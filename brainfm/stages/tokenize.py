@@ -8,7 +8,7 @@ from brainfm import config
 from brainfm.shards.read import open_shards
 from brainfm.training.codes import tokenize
 from brainfm.training.figures import of_tokenizer
-from brainfm.training.runs import BLOCKS, train_and_save
+from brainfm.training.runs import BLOCKS, TOKENIZER, train_and_save
 
 
 def run(key: str, seed: int, root: Path = Path()) -> None:
@@ -21,7 +21,7 @@ def run(key: str, seed: int, root: Path = Path()) -> None:
         f"configs/tokenize/{key}.yaml", of_tokenizer,
     )  # fmt: skip
     said = tokenize(tokenizer.model, open_shards(root / "data" / wired["data"]), out, settings["windows"]["length_s"], 64, True)
-    shutil.copytree(folder, out / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(folder, out / TOKENIZER, dirs_exist_ok=True)
     tokenizer.card["codes"] = said
     (folder / "card.json").write_text(json.dumps(tokenizer.card, indent=1, sort_keys=True) + "\n")
     print(f"tokenize {key}: {said}")

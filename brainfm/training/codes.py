@@ -40,29 +40,25 @@ class CodeDataset(Dataset):
         return self.__getitems__([row])
 
     def __getitems__(self, rows: list[int]) -> TokenBatch:
-        """The rows as codes `(batch, source x time, depth)`, source by source; shorter runs are filled up and masked."""
-        stored: list[StoredCodes] = [self.windows.recordings[r] for r in self.windows.recording[rows]]  # type: ignore[misc]
-        runs = [
-            s.codes(int(start), int(samples))
-            for s, start, samples in zip(stored, self.windows.start[rows], self.windows.samples[rows], strict=True)
-        ]
+        """The rows as codes `(batch, source x time, depth)`, source by source; shorter runs are filled and masked."""
+        index = self.windows.take(rows)
+        stored: list[StoredCodes] = [index.recordings[r] for r in index.recording]  # type: ignore[misc]
+        spans = zip(stored, index.start, index.samples, strict=True)
+        runs = [s.codes(int(start), int(samples)) for s, start, samples in spans]
         batch, longest = len(rows), max(map(len, runs))
         _, sources, tokens, depth = runs[0].shape
         codes = torch.zeros(batch, sources, longest * tokens, depth, dtype=torch.int64)
         mask = torch.zeros(batch, sources, longest * tokens, dtype=torch.bool)
         for i, run in enumerate(runs):
             filled = len(run) * tokens
-            codes[i, :, :filled] = torch.from_numpy(
-                run.astype(np.int64).transpose(1, 0, 2, 3).reshape(sources, filled, depth)
-            )
+            by_source = run.astype(np.int64).swapaxes(0, 1).reshape(sources, filled, depth)
+            codes[i, :, :filled] = torch.from_numpy(by_source)
             mask[i, :, :filled] = True
         step = stored[0].patch / tokens / stored[0].sfreq
         time = (torch.arange(longest * tokens) * step).repeat(sources).expand(batch, -1)
-        aligned = (
-            {}
-            if self.subjects is None
-            else {"subject": torch.tensor([self.subjects.get(s.person, -1) for s in stored])}
-        )
+        aligned = {}
+        if self.subjects is not None:
+            aligned["subject"] = torch.tensor([self.subjects.get(s.person, -1) for s in stored])
         return TokenBatch(
             values=codes.flatten(1, 2),
             time=time,
@@ -110,16 +106,15 @@ def tokenize(
     wrong = [r for r in corpus.recordings if r.sfreq != model.sfreq]
     if wrong:
         raise ValueError(
-            f"{wrong[0].id} has {wrong[0].sfreq} samples per second; this tokenizer was built for {model.sfreq}: ingest the "
-            "dataset at that `sfreq_hz` or train a tokenizer for it"
+            f"{wrong[0].id} has {wrong[0].sfreq} samples per second; this tokenizer was built for {model.sfreq}: "
+            "ingest the dataset at that `sfreq_hz` or train a tokenizer for it"
         )
     out = Path(out)
     tokenizer = Tokenizer(out.name, tokenizer_hash(model), model.patch, model.codes_per_depth, float(window_s))
     by_path = sorted(corpus.recordings, key=lambda r: (str(r.path), r.group))
     shards = [(path, list(found)) for path, found in groupby(by_path, key=lambda r: r.path)]
     count = np.zeros((model.depth, model.codes_per_depth))
-    written = windows = 0
-    samples = 0.0
+    written = windows = samples = 0
     training = model.training
     model.eval()
     try:
@@ -132,9 +127,8 @@ def tokenize(
                 codes = stored.all_codes()
                 windows += len(codes)
                 samples += len(codes) * model.patch * len(stored.channels)
-                count += [
-                    np.bincount(codes[..., d].ravel(), minlength=model.codes_per_depth) for d in range(model.depth)
-                ]
+                for depth in range(model.depth):
+                    count[depth] += np.bincount(codes[..., depth].ravel(), minlength=model.codes_per_depth)
     finally:
         model.train(training)
     bits = model.sources * model.tokens_per_window * model.depth * math.log2(model.codes_per_depth)
@@ -150,7 +144,7 @@ def tokenize(
 
 @torch.no_grad()
 def _codes_of(model: BrainTokenizer, stored: Stored, window_s: float, batch_size: int) -> Coded:
-    """All windows of a recording, stretch by stretch; what is left at a stretch's end and shorter than a window is not coded."""
+    """All whole windows of a recording, stretch by stretch; a rest that is shorter than a window is not coded."""
     length = max(1, round(window_s * stored.sfreq / model.patch)) * model.patch
     rows: list[tuple[int, int]] = []
     for a, b in stored.segments.tolist():
@@ -164,9 +158,7 @@ def _codes_of(model: BrainTokenizer, stored: Stored, window_s: float, batch_size
     for first in range(0, len(rows), batch_size):
         taken = np.arange(first, min(first + batch_size, len(rows)))
         codes = model.codes(batcher(index, taken).to(device)).cpu().numpy().astype(np.uint16)
-        codes = codes.reshape(len(taken), model.sources, -1, model.tokens_per_window, model.depth).transpose(
-            0, 2, 1, 3, 4
-        )
+        codes = codes.reshape(len(taken), model.sources, -1, model.tokens_per_window, model.depth).swapaxes(1, 2)
         parts += [codes[i, : samples[row] // model.patch] for i, row in enumerate(taken)]
     begins = [np.arange(s, s + n, model.patch) for s, n in rows]
     return Coded(stored, np.concatenate([*begins, np.zeros(0, np.int64)]), np.concatenate(parts))

@@ -146,7 +146,7 @@ def train(
     quiet = not sys.stderr.isatty()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance|treespec|LeafSpec|Checkpoint directory|Experiment logs).*")
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance|treespec|LeafSpec|Checkpoint directory|Experiment logs|dataloader is not resumable).*")
         trainer = pl.Trainer(
             accelerator="cpu" if not torch.cuda.is_available() else "auto",
             devices=settings.devices,

@@ -9,43 +9,53 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from torch import nn
 
 from brainfm import catalog, config
+from brainfm.shards.codes import CodeCorpus, open_codes
 from brainfm.shards.read import Corpus, Windows, open_shards
 from brainfm.training import checkpoint
 from brainfm.training.batches import WindowDataset, facts_of
 from brainfm.training.checkpoint import Pretrained
-from brainfm.training.codes import CodeDataset, codes_in, open_codes
+from brainfm.training.codes import CodeDataset
 from brainfm.training.data import ShardData
 from brainfm.training.pretraining import Settings, train
 
 BLOCKS = ("model", "objectives", "training", "windows")
+#: Folder of the tokenizer inside a folder of codes: codes mean nothing without it.
+TOKENIZER = "tokenizer"
 
 
-def sides(corpus: Corpus, length_s: float, stride_s: float | None = None, shortest_s: float | None = None,
+def sides(corpus: Corpus | CodeCorpus, length_s: float, stride_s: float | None = None, shortest_s: float | None = None,
           datasets: list[str] | None = None, sessions: list[str] | None = None) -> tuple[Windows, Windows]:  # fmt: skip
     """Training and validation windows of a corpus, by the split that ingest decided.
 
     Without validation recordings the last tenth of the training windows of each recording stands in, cut off in time.
 
     Args:
-        corpus: recordings of one or more datasets. length_s, stride_s, shortest_s: as in `Corpus.windows`.
+        corpus: recordings of one or more datasets, or their codes.
+        length_s, stride_s, shortest_s: as in `Corpus.windows`; codes come in whole windows of their tokenizer.
         datasets, sessions: only these.
     """
     words = {k: v for k, v in (("dataset", datasets), ("session", sessions)) if v}
     corpus = corpus.where(**words)
-    windows = corpus.where(split="train").windows(length_s, stride_s, shortest_s)
+    windows = _cut(corpus.where(split="train"), length_s, stride_s, shortest_s)
     if any(r.split == "val" for r in corpus.recordings):
-        return windows, corpus.where(split="val").windows(length_s, stride_s, shortest_s)
+        return windows, _cut(corpus.where(split="val"), length_s, stride_s, shortest_s)
     return cut_in_time(windows)
+
+
+def _cut(corpus: Corpus | CodeCorpus, length_s: float, stride_s: float | None, shortest_s: float | None) -> Windows:
+    if isinstance(corpus, Corpus):
+        return corpus.windows(length_s, stride_s, shortest_s)
+    one = corpus.recordings[0].patch / corpus.recordings[0].sfreq
+    return corpus.windows(max(1, round(length_s / one)), max(1, round((stride_s or length_s) / one)))
 
 
 def cut_in_time(windows: Windows, share: float = 0.1) -> tuple[Windows, Windows]:
     """Split windows at a time in each recording: the last `share` validates; windows across the cut are dropped."""
-    import numpy as np
-
     stop = windows.start + windows.samples
     cut = np.zeros(len(windows))
     for r in np.unique(windows.recording):
@@ -72,12 +82,8 @@ def train_and_save(
     """
     pl.seed_everything(seed, verbose=False)
     make = catalog.load(kind, name).build
-    inner = None
-    if codes_in(data):
-        inner = checkpoint.load(data / "tokenizer")
-        corpus: Any = open_codes(data)
-    else:
-        corpus = open_shards(data)
+    inner = checkpoint.load(data / TOKENIZER) if (data / TOKENIZER).exists() else None
+    corpus = open_codes(data) if inner else open_shards(data)
     supplied = tuple(p for p in ("facts", "codebook") if p in inspect.signature(make).parameters)
     keywords = config.keywords(make, settings["model"], f"{where}: model", supplied)
     window = config.keywords(sides, settings["windows"], f"{where}: windows", ("corpus",))
@@ -107,7 +113,7 @@ def train_and_save(
         "seconds": round(done.seconds, 1), "metrics": done.metrics, "seed": seed, "settings": settings,
         "subjects": {"train": sorted(set(map(str, train_rows.of("person")))), "val": sorted(set(map(str, val_rows.of("person"))))},
         "windows": {"train": train_rows.intervals(), "val": val_rows.intervals()},
-        "checksums": {r.id: r.checksum for r in corpus.recordings if r.split in ("train", "val")},
+        "checksums": {r.id: getattr(r, "source_checksum", r.checksum) for r in corpus.recordings if r.split in ("train", "val")},
         "datasets": _datasets(seen), "steps": tuned.steps, "tokenizer": inner.card if inner else None,
     }  # fmt: skip
     pretrained.model.eval()

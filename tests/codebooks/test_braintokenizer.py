@@ -1,4 +1,4 @@
-"""BrainTokenizer: what must not matter does not, codes mean what they say, and the codebooks start, move and restart."""
+"""BrainTokenizer: what must not matter does not, codes mean what they say, the codebooks start, move and restart."""
 
 from __future__ import annotations
 
@@ -82,9 +82,12 @@ def test_published_sizes_have_the_published_number_of_parameters() -> None:
 
 
 def test_kind_codes_are_those_of_the_recordings() -> None:
-    assert sensors.GROUPS == tuple(
-        tuple(KINDS.index(k) for k in group)
-        for group in (("eeg",), ("mag", "grad", "axial"), ("ecog", "seeg"), ("region", "neuron", "misc"))
+    assert (
+        tuple(
+            tuple(KINDS.index(k) for k in group)
+            for group in (("eeg",), ("mag", "grad", "axial"), ("ecog", "seeg"), ("region", "neuron", "misc"))
+        )
+        == sensors.GROUPS
     )
     assert [KINDS[i] for i, row in enumerate(sensors.RELEASED_TYPES) if row == 2] == ["grad", "axial"]
 

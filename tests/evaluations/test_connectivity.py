@@ -31,14 +31,14 @@ class HandMade(nn.Module):
         self.truth = torch.from_numpy(truth).float()
         self.nothing = nn.Parameter(torch.zeros(1))
 
-    def attention(self, batch: TokenBatch) -> SimpleNamespace:
+    def attention(self, batch: TokenBatch) -> tuple[torch.Tensor, SimpleNamespace, torch.Tensor]:
         n = batch.time.shape[1] // 2
         target, source, mask = batch.channel[:, n:], batch.channel[:, :n], batch.mask[:, :n]
         target = target.masked_fill(~batch.mask[:, n:], -100)
         weight = self.truth[target.clamp_min(0)[:, :, None], source[:, None]] + 0.1
         weight = weight * mask[:, None]
         weight = weight / weight.sum(-1, keepdim=True)
-        return SimpleNamespace(weight=weight[None], past=SimpleNamespace(mask=mask, channel=source), target=target)
+        return weight[None], SimpleNamespace(mask=mask, channel=source), target
 
 
 def network(neurons: int = 8) -> np.ndarray:
@@ -72,13 +72,13 @@ def test_hand_made_attention_gives_back_hubs_and_direction() -> None:
 
 def test_matrix_equals_a_slow_loop() -> None:
     model, batch = HandMade(network(5)), random_batch(5, samples=6)
-    seen = model.attention(batch)
+    weight, past, targets = model.attention(batch)
     total, met = np.zeros((5, 5)), np.zeros((5, 5))
     for b in range(6):
-        for q, target in enumerate(seen.target[b].tolist()):
-            for k, source in enumerate(seen.past.channel[b].tolist()):
-                if target >= 0 and seen.past.mask[b, k]:
-                    total[target, source] += float(seen.weight[0, b, q, k]) * int(seen.past.mask[b].sum())
+        for q, target in enumerate(targets[b].tolist()):
+            for k, source in enumerate(past.channel[b].tolist()):
+                if target >= 0 and past.mask[b, k]:
+                    total[target, source] += float(weight[0, b, q, k]) * int(past.mask[b].sum())
                     met[target, source] += 1
     expected = np.divide(total, met, out=np.zeros_like(total), where=met > 0)
     np.testing.assert_allclose(connectivity.attention_matrix(model, [batch]), expected, rtol=1e-5)

@@ -56,10 +56,13 @@ def test_curves_over_labelled_seconds(setting):
         (m, s) for m in ("pretrained", "untrained", "linear") for s in (5, 40)
     }
     linear = {c["shots"]: c["score"] for c in found["curve"] if c["model"] == "linear"}
-    assert linear[40] > 0.3 and linear[40] > linear[5]
-    assert found["score"] > 0.2 and found["baselines"]["mean"]["score"] < 0.05
+    assert linear[40] > 0.3
+    assert linear[40] > linear[5]
+    assert found["score"] > 0.2
+    assert found["baselines"]["mean"]["score"] < 0.05
     assert (found["chance"], found["ci_over"], found["n_subjects"]) == (0.0, "trials", 1)
-    assert found["n_trials"] == len(test) and len(found["traces"]) == 2
+    assert found["n_trials"] == len(test)
+    assert len(found["traces"]) == 2
     assert model.model.neurons == known
     assert all(torch.equal(v, before[k]) for k, v in model.model.state_dict().items())
     with torch.random.fork_rng():
@@ -74,7 +77,8 @@ def test_only_the_new_neurons_are_fitted_and_the_target_is_withheld(setting):
     fitted, (first, last) = new_neurons.with_neurons(model, train, "velocity", 30, 1e-2, 16, seed=0)
     old = dict(model.model.named_parameters())
     changed = [k for k, v in fitted.model.named_parameters() if k not in old or not torch.equal(v, old[k])]
-    assert changed == ["added"] and last < first
+    assert changed == ["added"]
+    assert last < first
     other, _ = new_neurons.with_neurons(model, train, "nothing", 30, 1e-2, 16, seed=0)
     assert not torch.equal(other.model.added, fitted.model.added), "velocity is an input unless it is withheld"
 

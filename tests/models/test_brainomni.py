@@ -60,7 +60,9 @@ def model() -> BrainOmni:
     return make_model()
 
 
-@pytest.mark.parametrize(("size", "whole", "trained"), [("tiny", 13_475_042, 8_424_704), ("base", 37_757_666, 32_707_328)])
+@pytest.mark.parametrize(
+    ("size", "whole", "trained"), [("tiny", 13_475_042, 8_424_704), ("base", 37_757_666, 32_707_328)]
+)
 def test_published_sizes_have_the_published_numbers_of_parameters(size: str, whole: int, trained: int) -> None:
     with torch.device("meta"):
         codebook = braintokenizer.build(brainomni.FACTS, **braintokenizer.SIZES["published"])
@@ -113,9 +115,7 @@ def test_overlap_adds_windows_and_keeps_short_signals(model: BrainOmni) -> None:
     values = longer.values.unflatten(1, longer.grid)
     short = signals()
     values[:, :, :WINDOWS] = short.values.unflatten(1, short.grid)
-    padded = overlapping.encode(
-        replace(longer, values=values.flatten(1, 2), mask=mask.flatten(1), place=short.place)
-    )
+    padded = overlapping.encode(replace(longer, values=values.flatten(1, 2), mask=mask.flatten(1), place=short.place))
     torch.testing.assert_close(padded.pooled, encoding.pooled, atol=1e-5, rtol=1e-5)
 
 

@@ -58,9 +58,8 @@ def test_loss_equals_a_slow_loop_and_ignores_padding() -> None:
 
 def test_behaviour_is_scored_where_it_is_there() -> None:
     logits, target = torch.zeros(2, 1, 4), torch.full((2, 1), 3)
-    model = Says(
-        neuron=logits, bin=logits, neuron_target=target, bin_target=target, behaviour={"speed": torch.tensor([[1.0], [5.0]])}
-    )  # fmt: skip
+    said = {"speed": torch.tensor([[1.0], [5.0]])}
+    model = Says(neuron=logits, bin=logits, neuron_target=target, bin_target=target, behaviour=said)
     speed = torch.tensor([[[0.0], [3.0]], [[0.0], [torch.nan]]])
     assert float(NextSpike()(model, windows(2, speed=speed))["behaviour"]) == pytest.approx(4.0)
 
@@ -70,11 +69,11 @@ def test_bits_per_spike() -> None:
     neuron = torch.tensor([[0, 1, 2, -1], [0, 1, 2, -1]])
     counts = torch.tensor([3.0, 2.0, 2.0])
     rates = torch.cat((counts.log(), torch.tensor([-torch.inf, 0.0]))).expand(2, 5, -1)
-    assert float(bits_per_spike(rates, target, neuron)) == pytest.approx(0.0, abs=1e-6)
+    assert float(bits_per_spike(rates, target, neuron)) == pytest.approx(math.log2(9 / 7), rel=1e-5)
     sure = torch.full((2, 5, 5), -20.0).scatter(2, target.clamp_min(0)[..., None], 20.0)
     sure[..., 3] = -torch.inf
-    share = counts / 7
-    assert float(bits_per_spike(sure, target, neuron)) == pytest.approx(float(-(share * share.log2()).sum()), rel=1e-4)
+    bits = -(counts / 7 * (counts / 9).log2()).sum()  # counts of the other spikes plus one, of 6 others and 3 neurons
+    assert float(bits_per_spike(sure, target, neuron)) == pytest.approx(float(bits), rel=1e-4)
 
 
 def features(samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
