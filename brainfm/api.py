@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 from brainfm import catalog
@@ -79,7 +79,7 @@ class Decoder:
 
     Attributes:
         classes_: `(class,)` conditions, sorted.
-        channels_: names of the channels that it was fitted on.
+        channels_: names of the channels that it was fitted on; none where it was fitted on several montages.
         samples_: length of a window in samples of the encoder's rate.
     """
 
@@ -123,10 +123,8 @@ class Decoder:
             people = trials.windows.of("person") if isinstance(trials, WindowDataset) else np.full(len(labels), "one")
             fitted = fit_linear(_features(self.encoder, trials), labels, people, self.seed)
             scale, linear = fitted[0], fitted[-1]
-            self._head = {
-                "mean": torch.tensor(scale.mean_), "scale": torch.tensor(scale.scale_),
-                "weight": torch.tensor(linear.coef_), "bias": torch.tensor(linear.intercept_),
-            }  # fmt: skip
+            parts = {"mean": scale.mean_, "scale": scale.scale_, "weight": linear.coef_, "bias": linear.intercept_}
+            self._head = {k: torch.tensor(v, dtype=torch.float64) for k, v in parts.items()}
         return self
 
     def predict_proba(
@@ -156,7 +154,8 @@ class Decoder:
         channels: Sequence[str] | Channels | None = None, sfreq: float | None = None,
     ) -> np.ndarray:  # fmt: skip
         """`(trial,)` conditions; arguments and errors as in `predict_proba`."""
-        return self.classes_[self.predict_proba(X, channels=channels, sfreq=sfreq).argmax(1)]
+        chances = self.predict_proba(X, channels=channels, sfreq=sfreq)
+        return self.classes_[chances.argmax(1)]
 
     def score(
         self, X: Windows | mne.BaseEpochs | np.ndarray, y: Sequence[str] | None = None, *,
@@ -190,17 +189,19 @@ class Decoder:
         """Load a saved decoder.
 
         Raises:
-            FileNotFoundError: where there is none.
+            FileNotFoundError: where there is none, or a file of it is missing.
+            CheckpointError: where a file is damaged.
         """
         folder = Path(folder)
-        if not (folder / "decoder.json").exists():
-            raise FileNotFoundError(f"{folder} holds no decoder (decoder.json is missing); make one with Decoder.save")
-        described = json.loads((folder / "decoder.json").read_text())
+        for name in ("decoder.json", "readout.safetensors"):
+            if not (folder / name).exists():
+                raise FileNotFoundError(f"{folder} holds no decoder ({name} is missing); make one with Decoder.save")
+        described = checkpoint.read_json(folder / "decoder.json")
         keep = {k: described[k] for k in ("adapt", "seed", "steps", "learning_rate")}
         decoder = cls(folder / "encoder", **keep)
         decoder.classes_ = np.array(described["classes"])
         decoder.channels_, decoder.samples_ = described["channels"], described["samples"]
-        weights = load_file(folder / "readout.safetensors")
+        weights = checkpoint.read_weights(folder / "readout.safetensors")
         if described["supervised"]:
             decoder._head = Supervised(weights["head.weight"].shape[1], len(decoder.classes_)).eval()
             checkpoint.fit(decoder._head, weights, str(folder / "readout.safetensors"))
@@ -217,10 +218,13 @@ class Decoder:
         tuned = Pretrained(deepcopy(self.encoder.model), self.encoder.config, self.encoder.facts, dict(self.encoder.card))
         for parameter in tuned.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
+        tuned.model.train()
         width = _features(tuned, trials, 1).shape[1]
         head = Supervised(width, len(self.classes_))
         labelled = _Labelled(trials, labels)
-        settings = Settings(steps=self.steps, batch_size=min(32, len(labels)), learning_rate=self.learning_rate, validations=2)
+        settings = Settings(
+            steps=self.steps, batch_size=min(32, len(labels)), learning_rate=self.learning_rate, validations=2, threads=1
+        )
         data = ShardData(labelled, labelled, ["all"] * len(labels), settings.batch_size, self.steps, self.seed)
         work = Path(tempfile.mkdtemp(prefix="brainfm-finetune-"))
         try:
@@ -236,11 +240,17 @@ class Decoder:
     ) -> WindowDataset | ArrayDataset:
         """Anything that a user may give → a dataset of batches at the encoder's rate, in the fitted channels."""
         if isinstance(X, Windows):
+            rates = {r.sfreq for r in X.recordings} - {self.encoder.facts.sfreq}
+            if rates:
+                raise ValueError(
+                    f"windows of {sorted(rates)} Hz; the encoder reads {self.encoder.facts.sfreq:g} Hz: ingest the dataset "
+                    "with that `sfreq_hz`"
+                )
             return WindowDataset(X, self.encoder.batcher())
         signal, table, sfreq = arrays(X, channels, sfreq, self.samples_ if fitted else None, self.encoder.facts.sfreq)
-        if fitted:
+        if fitted and self.channels_:
             missing = [n for n in self.channels_ if n not in table.name]
-            if missing and self.channels_:
+            if missing:
                 raise ValueError(
                     f"{len(missing)} channels are missing: {', '.join(missing[:8])}; the decoder was fitted on "
                     f"{', '.join(self.channels_)}. Rename the recording's channels or fit again without them"
@@ -319,6 +329,9 @@ def arrays(
         raise ValueError(f"got a {type(X).__name__}; expected windows of shards, mne.Epochs, mne.io.Raw or an array")
     if data.shape[-2] != len(table):
         raise ValueError(f"got data of shape {data.shape} for {len(table)} channels; expected (trial, channel, time)")
+    broken = [table.name[i] for i in range(len(table)) if not np.isfinite(data[..., i, :]).all()]
+    if broken:
+        raise ValueError(f"values that are not finite in {len(broken)} channels ({', '.join(broken[:5])}); interpolate them")
     ratio = filters.rational(rate, sfreq)
     flat = data.reshape(-1, data.shape[-1])
     data = filters.resample(flat, ratio).reshape(*data.shape[:-1], -1)

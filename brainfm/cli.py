@@ -160,8 +160,9 @@ def _print_result(result: dict) -> None:
 
 def main() -> None:
     """Run a verb. What the user can mend is one message and exit status 2; a leak or a failed subject is 1."""
-    # threads that wait must not spin: on a shared machine spinning made a training step up to five times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # At these sizes a second thread costs more than it brings (on a shared machine up to ten times), and sums over
+    # threads change the last digits with the number of cores. Set OMP_NUM_THREADS for larger models.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)

@@ -49,6 +49,7 @@ def keywords(
     Raises:
         ConfigError: for an unknown keyword (with the nearest one) or a missing required one.
     """
+    _check_mapping(given, where)
     parameters = {n: p for n, p in inspect.signature(function).parameters.items() if n not in supplied}
     allowed = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     for word in given:
@@ -62,9 +63,15 @@ def keywords(
 
 def check_blocks(given: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
     """Raise ConfigError for a top-level block that the stage does not know."""
+    _check_mapping(given, where)
     for word in given:
         if word not in allowed:
-            raise ConfigError(f"{where}: unknown block {word!r}; {nearest(word, list(allowed))}")
+            raise ConfigError(f"{where}: unknown block {word!r}; {nearest(str(word), list(allowed))}")
+
+
+def _check_mapping(given: Any, where: str) -> None:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: got {given!r}; expected keywords, one `name: value` a line")
 
 
 def wiring(stage: str, key: str, folder: str | Path = "configs") -> dict[str, Any]:

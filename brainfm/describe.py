@@ -6,8 +6,11 @@ import ast
 import hashlib
 import importlib.metadata
 import json
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +21,9 @@ from brainfm import catalog
 CONSOLE = Console(width=None if Console().is_terminal else 180)
 
 KINDS = ("models", "codebooks", "datasets", "objectives", "evaluations")
+
+#: What every result holds.
+RESULT = ("metric", "score", "ci", "ci_over", "chance", "n_subjects", "n_trials")
 
 
 def show(path: Path) -> None:
@@ -32,16 +38,24 @@ def show(path: Path) -> None:
     if (path / "config.json").exists():
         _show_model(path)
     elif path.suffix == ".json":
-        result = json.loads(path.read_text())
-        if "score" not in result:
-            raise ValueError(f"{path} is JSON but not a result: it has no score")
-        show_result(result)
+        show_result(_read_result(path))
     elif path.suffix == ".html":
         _show_report(path)
     elif path.is_dir() or path.suffix == ".h5":
         _show_shards(path)
     else:
         raise ValueError(f"{path} is neither a shard (.h5), a folder of shards, a model folder, a result (.json) nor a report")
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not whole ({error}); remove it and run `dvc repro`") from error
+    missing = [k for k in RESULT if k not in result]
+    if missing:
+        raise ValueError(f"{path} is JSON but not a result: {', '.join(missing)} is missing")
+    return result
 
 
 def _show_shards(path: Path) -> None:
@@ -267,8 +281,18 @@ def _sizes(kind: str, name: str) -> list[dict[str, Any]]:
     module = catalog.load(kind, name)
     rows = []
     for size, keywords in module.SIZES.items():
-        config = {"kind": kind, "name": name, "keywords": keywords, "codebook": getattr(module, "CODEBOOKS", {}).get(size)}
+        config = {"kind": kind, "name": name, "keywords": keywords, "codebook": _codebook(module, size)}
         with torch.device("meta"):
             model = checkpoint.build(config, module.FACTS)
         rows.append({"name": name, "size": size, "parameters": checkpoint.parameters(model), "paper": module.PAPER})
     return rows
+
+
+def _codebook(module: ModuleType, size: str) -> dict[str, Any] | None:
+    """The codebook that a model's `build` asks for by its type: of the same size, or else the published one."""
+    wanted = get_type_hints(module.build).get("codebook")
+    if wanted is None:
+        return None
+    inner = import_module(wanted.__module__)
+    keywords = inner.SIZES.get(size, inner.SIZES.get("published", {}))
+    return {"kind": "codebooks", "name": inner.__name__.split(".")[-1], "keywords": keywords, "facts": asdict(inner.FACTS)}

@@ -36,7 +36,7 @@ def assign(
         Recording id → "train", "val" or "test".
 
     Raises:
-        ValueError: where nothing is left to train on.
+        ValueError: where nothing is left to train on, or a session is named that no recording has.
 
     >>> assign([("a/1", "1", ""), ("a/2", "2", "")], test_subjects=1, seed=0)
     {'a/1': 'test', 'a/2': 'train'}
@@ -45,6 +45,10 @@ def assign(
         if everyone not in ("train", "val", "test"):
             raise ValueError(f"everyone: {everyone!r} is not a side; use train, val or test")
         return {key: everyone for key, _, _ in recordings}
+    sessions = sorted({session for _, _, session in recordings})
+    for named in (*test_sessions, *val_sessions):
+        if named not in sessions:
+            raise ValueError(f"session {named!r} is to be held out, but no recording has it; there are {', '.join(sessions)}")
     subjects = order([subject for _, subject, _ in recordings], seed)
 
     def count(asked: float) -> int:

@@ -34,7 +34,7 @@ class Contrastive(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def forward(self, model: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
-        """Part "contrastive", 0 where no two samples have two modalities; "metric_retrieval" is top-1 both ways."""
+        """Part "contrastive", 0 where no two samples have two modalities; "metric_matched" is top-1 both ways."""
         features = model.alignment_features(batch)
         scale = self.log_scale.clamp(max=math.log(100.0)).exp()
         losses, hits = [], []
@@ -52,7 +52,7 @@ class Contrastive(nn.Module):
             nothing = sum((x.sum() * 0 for x, _ in features.values()), self.log_scale * 0)
             return {"contrastive": nothing}
         loss = self.weight * torch.stack(losses).mean()
-        return {"contrastive": loss, "metric_retrieval": torch.stack(hits).mean().detach()}
+        return {"contrastive": loss, "metric_matched": torch.stack(hits).mean().detach()}
 
 
 def _same(batch: TokenBatch, name: str) -> Tensor:

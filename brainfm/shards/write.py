@@ -67,6 +67,7 @@ def _write_header(file: h5py.File, recording: Recording, card: dict, recipe: str
 
 
 def _write_recording(file: h5py.File, recording: Recording) -> None:
+    """One group of the file, through `create_dataset` alone: assignment would stamp new groups with the time of day."""
     name = schema.group_name(recording.session, recording.run)
     if f"recordings/{name}" in file:
         raise ValueError(f"{recording.id}: this session and run stand twice; give one of them another run id")
@@ -89,16 +90,16 @@ def _write_recording(file: h5py.File, recording: Recording) -> None:
     for key in ("name", "kind", "area"):
         group.create_dataset(f"channels/{key}", data=getattr(table, key), dtype=STRINGS)
     for key in ("position", "orientation", "bad"):
-        group[f"channels/{key}"] = getattr(table, key)
+        group.create_dataset(f"channels/{key}", data=getattr(table, key))
     for key in ("onset", "duration"):
-        group[f"events/{key}"] = np.asarray(getattr(recording.events, key), float)
+        group.create_dataset(f"events/{key}", data=np.asarray(getattr(recording.events, key), float))
     for key in ("label", "stimulus"):
         group.create_dataset(f"events/{key}", data=getattr(recording.events, key), dtype=STRINGS)
     for key, series in recording.aligned.items():
         values = group.create_dataset(f"aligned/{key}", data=np.asarray(series.values, np.float32))
         values.attrs.update(sfreq=series.sfreq, start=series.start, unit=series.unit, axes="time feature")
     for key, truth in recording.truth.items():
-        group[f"truth/{key}"] = truth
+        group.create_dataset(f"truth/{key}", data=truth)
     group.attrs["checksum"] = schema.checksum(group)
 
 
@@ -124,6 +125,7 @@ def _write_signal(group: h5py.Group, recording: Recording) -> None:
 
 def _write_spikes(group: h5py.Group, recording: Recording) -> None:
     time = np.asarray(recording.spike_time, np.float64)
-    group["spikes/time"] = time
-    group["spikes/neuron"] = np.asarray(recording.spike_neuron, np.uint32)
-    group["spikes/frame_index"] = np.searchsorted(time, np.arange(int(np.ceil(recording.duration)) + 1)).astype(np.int64)
+    first = np.searchsorted(time, np.arange(int(np.ceil(recording.duration)) + 1))
+    group.create_dataset("spikes/time", data=time)
+    group.create_dataset("spikes/neuron", data=np.asarray(recording.spike_neuron, np.uint32))
+    group.create_dataset("spikes/frame_index", data=first.astype(np.int64))

@@ -129,23 +129,35 @@ def load(folder: str | Path) -> Pretrained:
 
     Raises:
         FileNotFoundError: where the folder or a file of it is missing, with the models that are beside it.
-        CheckpointError: where weights are missing, left over or of another shape: each is named.
+        CheckpointError: where a file is damaged, or weights are missing, left over or of another shape: each is named.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
-            there = sorted(p.parent.name for p in folder.parent.glob(f"*/{CONFIG}"))
+            there = sorted(p.parent.name for p in folder.parent.glob(f"*/{CONFIG}") if p.parent != folder)
             raise FileNotFoundError(f"{folder} is not a model: {name} is missing; {catalog.nearest(folder.name, there)}")
-    config = json.loads((folder / CONFIG).read_text())
+    config = read_json(folder / CONFIG)
     facts = facts_from(config.pop("facts"))
     model = build(config, facts)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged ({error}); train or copy the model again") from error
-    fit(model, weights, str(folder / WEIGHTS))
-    card = json.loads((folder / CARD).read_text()) if (folder / CARD).exists() else {}
+    fit(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    card = read_json(folder / CARD) if (folder / CARD).exists() else {}
     return Pretrained(model.eval(), config, facts, card)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a model; CheckpointError where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); train or copy the model again") from error
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A file of weights; CheckpointError where it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); train or copy the model again") from error
 
 
 def fit(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:

@@ -77,8 +77,8 @@ class ShardData(pl.LightningDataModule):
         self.val_rows = [sorted(map(int, rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
 
     def train_dataloader(self) -> DataLoader:
-        """One batch per step, from the step that the run stands at."""
-        self.sampler.start = self.trainer.global_step if self.trainer else 0
+        """One batch after the other, from where the run stands; an optimiser step takes as many as are accumulated."""
+        self.sampler.start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
         return DataLoader(self.train, batch_sampler=self.sampler, collate_fn=_whole)
 
     def val_dataloader(self) -> DataLoader:

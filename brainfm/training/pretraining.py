@@ -35,6 +35,7 @@ class Settings:
         beta2: AdamW's second beta. clip: gradient norm. accumulate: batches per step.
         validations: how often the validation loss is taken. val_windows: on how many windows.
         precision: Lightning's word, for example "32-true" or "bf16-mixed". devices, strategy: Lightning's words.
+        threads: of torch while training; as many as it has if None.
         weights: dataset → relative weight of its windows; equal unless told.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     precision: str = "32-true"
     devices: int = 1
     strategy: str = "auto"
+    threads: int | None = None
     weights: dict[str, float] | None = None
 
 
@@ -146,7 +148,7 @@ def train(
     quiet = not sys.stderr.isatty()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance|treespec|LeafSpec|Checkpoint directory|Experiment logs|dataloader is not resumable).*")
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance|treespec|LeafSpec|Checkpoint directory|Experiment logs|dataloader is not resumable|in eval mode at the start).*")
         trainer = pl.Trainer(
             accelerator="cpu" if not torch.cuda.is_available() else "auto",
             devices=settings.devices,
@@ -170,7 +172,10 @@ def train(
             enable_progress_bar=not quiet,
         )
         module = Pretraining(model, objectives, settings, seed)
+        before = torch.get_num_threads()
+        torch.set_num_threads(settings.threads or before)
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        torch.set_num_threads(before)
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
     join_curves(earlier, curves)
     return Trained(clock.seconds(), metrics, curves)

@@ -1,0 +1,275 @@
+"""The notebook surface: one decoder on arrays, epochs, raw recordings and shards, and errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import resample_poly
+
+import brainfm
+from brainfm import api, metrics
+from brainfm.models import luna
+from brainfm.modalities import electrodes
+from brainfm.recording import Events, Recording
+from brainfm.shards.write import write_shard
+from brainfm.tokens import Facts
+from brainfm.training.checkpoint import CheckpointError, Pretrained
+
+SFREQ, SAMPLES = 64.0, 64
+NAMES = ["C3", "Cz", "C4", "Pz"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    facts = Facts(modality=("eeg",), kinds=("eeg",), sfreq=SFREQ, window_s=1.0, channels=4)
+    torch.manual_seed(0)
+    model = luna.build(facts, **luna.SIZES["test"]).eval()
+    config = {"kind": "models", "name": "luna", "keywords": luna.SIZES["test"]}
+    return Pretrained(model, config, facts).save(tmp_path_factory.mktemp("models") / "luna_tiny")
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Pretrained:
+    return brainfm.load(folder)
+
+
+def trials(n: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Trials `(trial, channel, time)` in volts; "left" has a strong rhythm, "right" has none."""
+    rng = np.random.default_rng(seed)
+    labels = np.array(["left", "right"] * (n // 2))
+    signal = rng.normal(0, 5e-6, (n, 4, SAMPLES))
+    rhythm = 4e-5 * np.sin(2 * np.pi * 8 * np.arange(SAMPLES) / SFREQ + rng.uniform(0, 6, (n, 1)))
+    signal += (labels == "left")[:, None, None] * rhythm[:, None]
+    return signal, labels
+
+
+@pytest.fixture(scope="module")
+def fitted(encoder: Pretrained) -> brainfm.Decoder:
+    return brainfm.Decoder(encoder).fit(*trials(), channels=NAMES, sfreq=SFREQ)
+
+
+def test_array(fitted: brainfm.Decoder) -> None:
+    signal, labels = trials(seed=1)
+    chances = fitted.predict_proba(signal, channels=NAMES, sfreq=SFREQ)
+    assert chances.shape == (40, 2)
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-6)
+    predicted = fitted.predict(signal, channels=NAMES, sfreq=SFREQ)
+    assert predicted.tolist() == fitted.classes_[chances.argmax(1)].tolist()
+    score = fitted.score(signal, labels, channels=NAMES, sfreq=SFREQ)
+    assert score == pytest.approx(metrics.balanced_accuracy(labels, predicted))
+    assert score > 0.8
+    assert (fitted.classes_.tolist(), fitted.channels_, fitted.samples_) == (["left", "right"], NAMES, SAMPLES)
+
+
+def test_readout_is_the_logistic_regression_that_was_fitted(encoder: Pretrained) -> None:
+    from brainfm.evaluations.protocol import fit_linear
+
+    signal, labels = trials()
+    labels = np.where(np.arange(40) % 4 == 3, "rest", labels)
+    decoder = brainfm.Decoder(encoder).fit(signal, labels, channels=NAMES, sfreq=SFREQ)
+    dataset = decoder._trials(signal, NAMES, SFREQ)
+    features = api._features(encoder, dataset)
+    expected = fit_linear(features, labels, np.full(40, "one"), 0).predict_proba(features)
+    np.testing.assert_allclose(decoder.predict_proba(signal, channels=NAMES, sfreq=SFREQ), expected, atol=1e-5)
+
+
+def test_labels_shuffled_give_chance(encoder: Pretrained) -> None:
+    signal, labels = trials(80)
+    shuffled = np.random.default_rng(0).permutation(labels)
+    decoder = brainfm.Decoder(encoder).fit(signal, shuffled, channels=NAMES, sfreq=SFREQ)
+    other, truth = trials(80, seed=1)
+    truth = np.random.default_rng(1).permutation(truth)
+    assert 0.3 < decoder.score(other, truth, channels=NAMES, sfreq=SFREQ) < 0.7
+
+
+def test_epochs_are_the_same_as_their_array(fitted: brainfm.Decoder, encoder: Pretrained) -> None:
+    import mne
+
+    signal, labels = trials()
+    events = np.stack([np.arange(40) * SAMPLES, np.zeros(40, int), np.where(labels == "left", 7, 9)], axis=1)
+    info = mne.create_info([*NAMES, "EOG 1"], SFREQ, ["eeg"] * 4 + ["eog"])
+    data = np.concatenate((signal, np.ones((40, 1, SAMPLES))), axis=1)
+    epochs = mne.EpochsArray(data, info, events, event_id={"left": 7, "right": 9}, verbose="error")
+    own = brainfm.Decoder(encoder).fit(epochs)
+    assert own.channels_ == NAMES
+    expected = fitted.predict_proba(signal, channels=NAMES, sfreq=SFREQ)
+    np.testing.assert_allclose(own.predict_proba(epochs), expected, atol=1e-5)
+    assert own.score(epochs) == fitted.score(signal, labels, channels=NAMES, sfreq=SFREQ)
+
+
+def test_raw_is_cut_into_windows(fitted: brainfm.Decoder) -> None:
+    import mne
+
+    signal, _ = trials(seed=2)
+    joined = np.concatenate(list(signal), axis=1)
+    raw = mne.io.RawArray(np.pad(joined, ((0, 0), (0, 10))), mne.create_info(NAMES, SFREQ, "eeg"), verbose="error")
+    expected = fitted.predict(signal, channels=NAMES, sfreq=SFREQ)
+    assert fitted.predict(raw).tolist() == expected.tolist()
+    assert fitted.predict(joined, channels=NAMES, sfreq=SFREQ).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="32 samples at 64 Hz; one window needs 64"):
+        fitted.predict(joined[:, :32], channels=NAMES, sfreq=SFREQ)
+    with pytest.raises(ValueError, match=r"no trials to fit; cut it with mne\.Epochs"):
+        fitted.fit(joined, ["left"], channels=NAMES, sfreq=SFREQ)
+
+
+def shard(folder: Path, subject: str = "1", names: list[str] = NAMES, sfreq: float = SFREQ, n: int = 40) -> Path:
+    signal, labels = trials(n, seed=int(subject))
+    rows = [NAMES.index(x) for x in names]
+    made = Recording(
+        "made_up", subject, "eeg", electrodes.named(names), sfreq=sfreq,
+        signal=np.concatenate(list(signal[:, rows]), axis=1),
+        events=Events(np.arange(n) * SAMPLES / sfreq, np.zeros(n), labels.tolist()),
+    )  # fmt: skip
+    return write_shard(folder / f"sub-{subject}.h5", [made], {})
+
+
+def test_windows_of_shards(encoder: Pretrained, fitted: brainfm.Decoder, tmp_path: Path) -> None:
+    shard(tmp_path)
+    windows = brainfm.open_shards(tmp_path).subject("1").trials(0.0, 1.0)
+    decoder = brainfm.Decoder(encoder).fit(windows.take(range(30)))
+    assert decoder.channels_ == NAMES
+    assert decoder.score(windows.take(range(30, 40))) > 0.8
+    signal, _ = trials(seed=1)
+    np.testing.assert_allclose(
+        decoder.predict_proba(windows), decoder.predict_proba(signal, channels=NAMES, sfreq=SFREQ), atol=1e-5
+    )
+
+
+def test_fitted_on_two_montages_it_reads_any(encoder: Pretrained, tmp_path: Path) -> None:
+    shard(tmp_path, "1")
+    shard(tmp_path, "2", ["C4", "C3"])
+    decoder = brainfm.Decoder(encoder).fit(brainfm.open_shards(tmp_path).trials(0.0, 1.0))
+    assert decoder.channels_ == []
+    signal, _ = trials(seed=1)
+    assert decoder.predict(signal, channels=NAMES, sfreq=SFREQ).shape == (40,)
+
+
+def test_windows_of_another_rate_are_refused(encoder: Pretrained, tmp_path: Path) -> None:
+    shard(tmp_path, sfreq=32.0)
+    with pytest.raises(ValueError, match=r"windows of \[32\.0\] Hz; the encoder reads 64 Hz"):
+        brainfm.Decoder(encoder).fit(brainfm.open_shards(tmp_path).trials(0.0, 1.0))
+
+
+def test_save_and_load(fitted: brainfm.Decoder, tmp_path: Path) -> None:
+    signal, _ = trials(seed=3)
+    for _ in range(2):
+        assert fitted.save(tmp_path / "deep/decoder") == tmp_path / "deep/decoder"
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["decoder"]
+    loaded = brainfm.Decoder.load(tmp_path / "deep/decoder")
+    expected = fitted.predict_proba(signal, channels=NAMES, sfreq=SFREQ)
+    np.testing.assert_array_equal(loaded.predict_proba(signal, channels=NAMES, sfreq=SFREQ), expected)
+    assert (loaded.adapt, loaded.seed, loaded.channels_) == (fitted.adapt, fitted.seed, fitted.channels_)
+
+
+@pytest.mark.parametrize("name", ["decoder.json", "readout.safetensors", "encoder/model.safetensors"])
+def test_a_decoder_that_is_not_whole_is_refused(fitted: brainfm.Decoder, tmp_path: Path, name: str) -> None:
+    path = fitted.save(tmp_path / "decoder") / name
+    path.write_bytes(path.read_bytes()[:9])
+    with pytest.raises(CheckpointError, match=rf"{path.name} is damaged"):
+        brainfm.Decoder.load(tmp_path / "decoder")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{path.name} is missing"):
+        brainfm.Decoder.load(tmp_path / "decoder")
+
+
+def test_missing_channels_are_named_with_those_expected(fitted: brainfm.Decoder) -> None:
+    signal, _ = trials()
+    with pytest.raises(ValueError, match="2 channels are missing: Cz, Pz; the decoder was fitted on C3, Cz, C4, Pz"):
+        fitted.predict(signal, channels=["C3", "CZ", "C4", "Oz"], sfreq=SFREQ)
+
+
+def test_order_and_number_of_further_channels_do_not_matter(fitted: brainfm.Decoder) -> None:
+    signal, _ = trials()
+    rows = [3, 0, 2, 1]
+    more = np.concatenate((signal[:, rows], np.ones((40, 1, SAMPLES))), axis=1)
+    names = [*(NAMES[r] for r in rows), "Oz"]
+    np.testing.assert_array_equal(
+        fitted.predict_proba(more, channels=names, sfreq=SFREQ),
+        fitted.predict_proba(signal, channels=NAMES, sfreq=SFREQ),
+    )
+
+
+@pytest.mark.parametrize("ratio", [(2, 1), (125, 32), (5, 8)])
+def test_another_sampling_rate_is_resampled(fitted: brainfm.Decoder, ratio: tuple[int, int]) -> None:
+    signal, labels = trials(seed=4)
+    other = resample_poly(signal, *ratio, axis=-1)
+    before = fitted.score(signal, labels, channels=NAMES, sfreq=SFREQ)
+    after = fitted.score(other, labels, channels=NAMES, sfreq=SFREQ * ratio[0] / ratio[1])
+    assert after >= before - 0.1
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"y": ["left"] * 40}, r"all trials have the label \['left'\]; a decoder needs two classes"),
+        ({"y": ["left", "right"]}, "got 2 labels for 40 trials"),
+        ({"y": None}, "an array has no labels; give y"),
+        ({"sfreq": None}, r"needs `channels` \(names\) and `sfreq`"),
+        ({"channels": None}, r"needs `channels` \(names\) and `sfreq`"),
+        ({"channels": ["C3", "C4"]}, r"shape \(40, 4, 64\) for 2 channels"),
+        ({"X": "file.fif"}, "got a str; expected windows of shards"),
+        ({"X": np.full((40, 4, SAMPLES), np.nan)}, "not finite in 4 channels"),
+    ],
+)
+def test_what_cannot_be_fitted(encoder: Pretrained, keywords: dict, message: str) -> None:
+    signal, labels = trials()
+    given = {"X": signal, "y": labels, "channels": NAMES, "sfreq": SFREQ, **keywords}
+    with pytest.raises(ValueError, match=message):
+        brainfm.Decoder(encoder).fit(given.pop("X"), **given)
+
+
+def test_adapt_and_fit_first(folder: Path) -> None:
+    with pytest.raises(ValueError, match="adapt='finetun' is not known; did you mean 'finetune'?"):
+        brainfm.Decoder(folder, adapt="finetun")
+    with pytest.raises(ValueError, match="not fitted; call fit first"):
+        brainfm.Decoder(folder).predict(trials()[0], channels=NAMES, sfreq=SFREQ)
+    with pytest.raises(FileNotFoundError, match=r"luna_tinny is not a model.*did you mean 'luna_tiny'\?"):
+        brainfm.load(folder.with_name("luna_tinny"))
+
+
+def test_public_names() -> None:
+    assert brainfm.list_models() == sorted(brainfm.list_models())
+    assert {"luna", "brainomni", "neuroformer", "roi_mae"} <= set(brainfm.list_models())
+    assert {"eegmat", "sim_eeg"} <= set(brainfm.list_datasets())
+    with pytest.raises(AttributeError, match="'lod'"):
+        _ = brainfm.lod
+
+
+def test_finetune_subject_scores_the_last_trials(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shard(tmp_path / "shards", n=60)
+    result = api.finetune_subject(folder, tmp_path / "shards", "1", tmp_path / "out", 0.0, 1.0, 0.3, "probe", 0)
+    assert (result["n_trials"], result["chance"]) == (18, 0.5)
+    assert result["ci"][0] <= result["score"] <= result["ci"][1]
+    loaded = brainfm.Decoder.load(tmp_path / "out")
+    later = brainfm.open_shards(tmp_path / "shards").trials(0.0, 1.0).take(range(42, 60))
+    assert loaded.score(later) == result["score"]
+
+
+def test_finetune(encoder: Pretrained, tmp_path: Path) -> None:
+    signal, labels = trials(60)
+    given = {"channels": NAMES, "sfreq": SFREQ}
+    before = {k: v.clone() for k, v in encoder.model.state_dict().items()}
+    trained = [p.requires_grad for p in encoder.model.parameters()]
+    first = brainfm.Decoder(encoder, "finetune", steps=1, learning_rate=3e-3).fit(signal, labels, **given)
+    tuned = brainfm.Decoder(encoder, "finetune", steps=40, learning_rate=3e-3).fit(signal, labels, **given)
+    assert all(torch.equal(v, before[k]) for k, v in encoder.model.state_dict().items())
+    assert [p.requires_grad for p in encoder.model.parameters()] == trained
+    changed = [k for k, v in tuned.encoder.model.state_dict().items() if not torch.equal(v, before[k])]
+    assert len(changed) > len(before) / 2
+    accuracy = tuned.score(signal, labels, **given)
+    assert accuracy > max(0.9, first.score(signal, labels, **given))
+    assert tuned.encoder.card["finetuned"]["trials"] == 60
+    assert not tuned.encoder.model.training
+    loaded = brainfm.Decoder.load(tuned.save(tmp_path / "decoder"))
+    np.testing.assert_array_equal(loaded.predict_proba(signal, **given), tuned.predict_proba(signal, **given))

@@ -1,0 +1,236 @@
+"""The command line: what the user can mend is one message and exit status 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainfm import catalog, cli
+from brainfm.recording import Channels, Events, Recording
+from brainfm.shards.write import write_shard
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's configurations in a folder without data."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Run a verb → exit status, what was printed, the message."""
+
+    def verb(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["brainfm", *words])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return int(stopped.value.code or 0), said.out, said.err
+
+    return verb
+
+
+def test_help_names_every_verb(run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    stages = {p.stem for p in (ROOT / "brainfm/stages").glob("*.py")} - {"__init__"}
+    for verb in (*stages, "info", "check", "finetune", "list"):
+        assert f"\n  {verb} " in out, verb
+
+
+@pytest.mark.parametrize("verb", ["fetch", "ingest", "tokenize", "pretrain", "decode", "transfer", "audit", "report", "info",
+                                  "check", "finetune", "list"])  # fmt: skip
+def test_every_verb_explains_itself(run, verb: str) -> None:
+    status, out, _ = run(verb, "--help")
+    assert status == 0
+    assert len(out.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("fetch", "eegmatt"), "no dataset named 'eegmatt' in brainfm/datasets; did you mean 'eegmat'?"),
+        (("ingest", "sim_ee"), "did you mean 'sim_eeg'?"),
+        (("tokenize", "braintokenizer_tyni"), "did you mean 'braintokenizer_tiny'?"),
+        (("pretrain", "luna_tyni"), "no pretrain key 'luna_tyni'"),
+        (("decode", "scp1_lunna"), "did you mean 'scp1_luna'?"),
+        (("transfer", "hcp_to_greifwald"), "did you mean 'hcp_to_greifswald'?"),
+        (("audit", "defaut"), "did you mean 'default'?"),
+        (("report", "eegmatt"), "did you mean 'eegmat'?"),
+        (("list", "modles"), "did you mean 'models'?"),
+        (("ingest", "sim_eeg"), "data/raw/sim_eeg is absent; run `brainfm fetch sim_eeg` first"),
+        (("info", "data/models/luna"), "data/models/luna does not exist"),
+        (("info", "configs/pipeline.yaml"), "configs/pipeline.yaml is neither a shard"),
+        (("decode", "scp1_luna"), "data/models/luna_tiny is not a model"),
+        (("finetune", "data/models/x", "--shards", "s", "--subject", "1", "--out", "o"), "no shard under s; make them"),
+    ],
+)
+def test_one_message_and_status_two(run, project: Path, words: tuple[str, ...], message: str) -> None:
+    status, _, err = run(*words)
+    assert status == 2
+    assert err.startswith("brainfm: ")
+    assert message in err
+
+
+def test_unknown_verb_and_option(run) -> None:
+    assert run("pretran")[0] == 2
+    assert run("check", "--deap")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "after", "words", "message"),
+    [
+        ("ingest/sim_eeg", "trials:", "trails:", ("ingest", "sim_eeg"), "unknown keyword 'trails'; did you mean 'trials'?"),
+        ("ingest/sim_eeg", "split:", "splits:", ("ingest", "sim_eeg"), "unknown block 'splits'; did you mean 'split'?"),
+        ("pipeline", "seed: 0", "seed: [", ("pretrain", "luna_tiny"), "configs/pipeline.yaml is not plain YAML"),
+    ],
+)
+def test_a_word_that_nobody_knows(run, project: Path, path, before, after, words, message) -> None:
+    (project / "data/raw/sim_eeg").mkdir(parents=True)
+    file = project / f"configs/{path}.yaml"
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after, 1))
+    status, _, err = run(*words)
+    assert status == 2
+    assert message in err
+
+
+@pytest.mark.xfail(reason="stages/ingest hands `split` on unchecked, so a typo there is a TypeError")
+def test_an_unknown_word_of_the_split(run, project: Path) -> None:
+    (project / "data/raw/sim_spikes").mkdir(parents=True)
+    file = project / "configs/ingest/sim_spikes.yaml"
+    file.write_text("recordings: {reach_s: 2.0, hub_s: 2.0, reach_neurons: 9, hub_neurons: 9}\nsplit: {test_subject: 1}\n")
+    status, _, err = run("ingest", "sim_spikes", "--jobs", "1")
+    assert status == 2
+    assert "unknown keyword 'test_subject'; did you mean 'test_subjects'?" in err
+    assert not (project / "data/shards").exists()
+
+
+def test_ingest_and_info_of_shards(run, project: Path) -> None:
+    (project / "configs/ingest/sim_spikes.yaml").write_text(
+        "recordings: {reach_s: 2.0, hub_s: 2.0, reach_neurons: 9, hub_neurons: 9}\nsplit: {test_subjects: 1, test_sessions: [reach2, hub2]}\n"
+    )
+    assert run("fetch", "sim_spikes")[0] == 0
+    status, out, _ = run("ingest", "sim_spikes", "--jobs", "1")
+    assert status == 0
+    assert "4 subjects written, 0 kept, 0 failed" in out
+    assert "0 subjects written, 4 kept" in run("ingest", "sim_spikes", "--jobs", "1")[1]
+    status, out, _ = run("info", "data/shards/spikes/sim_spikes")
+    assert status == 0
+    assert "16 recordings of 4 people" in out
+    assert "sim_spikes/a1/reach1/ (simulated)" in out
+    assert run("check", "--deep")[0] == 0
+    shard = project / "data/shards/spikes/sim_spikes/sub-a2.h5"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    status, out, _ = run("check")
+    assert status == 1
+    assert "sub-a2.h5 is not a readable HDF5 file" in out
+    assert "1 problems" in out
+
+
+def test_failed_subjects_are_listed_with_status_one(run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(root: Path, *, subjects: list[str] | None = None):
+        if subjects == ["2"]:
+            raise ValueError("the file of 2 is cut short")
+        yield Recording("scp1", "1", "eeg", Channels.make(["Cz"], "eeg"), sfreq=10.0, signal=np.ones((1, 20)))
+
+    module = catalog.load("datasets", "scp1")
+    monkeypatch.setattr(module, "recordings", half)
+    monkeypatch.setattr(module, "sources", lambda root: {"1": [], "2": []})
+    (project / "data/raw/scp1").mkdir(parents=True)
+    (project / "configs/ingest/scp1.yaml").write_text("split: {everyone: test}\n")
+    status, out, err = run("ingest", "scp1", "--jobs", "1")
+    assert status == 1
+    assert "1 subjects written, 0 kept, 1 failed" in out
+    assert "1 of 2 subjects failed" in err
+    assert "2: the file of 2 is cut short" in err
+    assert (project / "data/shards/meeg/scp1/sub-1.h5").exists()
+
+
+def test_check_of_an_empty_folder(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run("check")
+    assert status == 0
+    assert "all is whole" in out
+
+
+def test_deep_check_finds_a_changed_number(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import h5py
+
+    monkeypatch.chdir(tmp_path)
+    made = Recording("d", "1", "eeg", Channels.make(["Cz"], "eeg"), sfreq=10.0, signal=np.ones((1, 20)))
+    path = write_shard(tmp_path / "data/shards/c/d/sub-1.h5", [made], {})
+    with h5py.File(path, "a") as file:
+        file["recordings/_/signal"][0, 0, 0] = 2.0
+    assert run("check")[0] == 0
+    status, out, _ = run("check", "--deep")
+    assert status == 1
+    assert "d/1// does not match its checksum" in out
+
+
+@pytest.mark.parametrize(("kind", "keys"), [
+    ("models", {"name", "size", "parameters", "paper"}), ("codebooks", {"name", "size", "parameters", "paper"}),
+    ("datasets", {"name", "title", "modality", "subjects", "licence", "simulated"}),
+    ("objectives", {"name", "what"}), ("evaluations", {"name", "what"}),
+])  # fmt: skip
+def test_list_as_json(run, kind: str, keys: set[str]) -> None:
+    status, out, _ = run("list", kind, "--json")
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert all(set(row) == keys for row in rows)
+    assert {row["name"] for row in rows} == set(catalog.names(kind))
+    if "parameters" in keys:
+        assert all(row["parameters"] > 0 and row["paper"] for row in rows)
+        sizes = {(n, s) for n in catalog.names(kind) for s in catalog.load(kind, n).SIZES}
+        assert {(row["name"], row["size"]) for row in rows} == sizes
+    if kind == "models":
+        assert next(r["parameters"] for r in rows if (r["name"], r["size"]) == ("luna", "base")) == 6_672_417
+
+
+def test_info_of_a_model_and_a_result(run, tmp_path: Path) -> None:
+    from brainfm.models import luna
+    from brainfm.tokens import Facts
+    from brainfm.training.checkpoint import Pretrained
+
+    config = {"kind": "models", "name": "luna", "keywords": luna.SIZES["test"]}
+    facts = Facts(modality=("eeg",), kinds=("eeg",), sfreq=128.0, window_s=1.0)
+    card = {
+        "parameters": 31245, "steps": 7, "seconds": 1.0, "seed": 3, "objective": ["masked_patches"],
+        "subjects": {"train": ["sim_eeg/s01"], "val": []}, "metrics": {"val/loss": 0.25},
+        "datasets": [{"name": "sim_eeg", "simulated": True, "subjects": 1, "licence": "CC0-1.0"}],
+    }  # fmt: skip
+    Pretrained(luna.build(facts, **luna.SIZES["test"]), config, facts, card).save(tmp_path / "luna_tiny")
+    status, out, _ = run("info", str(tmp_path / "luna_tiny"))
+    assert status == 0
+    for said in ("model luna, 31,245 parameters", "sim_eeg/s01", "sim_eeg (simulated)", "loss 0.25", "7 steps"):
+        assert said in out, said
+    result = {
+        "metric": "balanced accuracy", "score": 0.75, "ci": [0.5, None], "ci_over": "people", "chance": 0.5, "key": "k",
+        "n_subjects": 3, "n_trials": 40, "simulated": True, "baselines": {"untrained": {"score": None, "ci": None}},
+        "curve": [{"model": "m", "shots": 0, "score": 0.6, "ci": None}],
+    }  # fmt: skip
+    result["ci"] = [0.5, 0.9]
+    (tmp_path / "k.json").write_text(json.dumps(result))
+    status, out, _ = run("info", str(tmp_path / "k.json"))
+    assert status == 0
+    for said in ("simulated", "0.750", "[0.500, 0.900]", "untrained", "chance", "3 people, 40 trials", "0.600"):
+        assert said in out, said
+    (tmp_path / "other.json").write_text("{}")
+    assert run("info", str(tmp_path / "other.json"))[0] == 2
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"score": 1}'])
+def test_info_of_json_that_is_no_result(run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    status, _, err = run("info", str(tmp_path / "other.json"))
+    assert status == 2
+    assert "other.json" in err
