@@ -27,7 +27,7 @@ from brainfm.objectives.supervised import Supervised
 from brainfm.shards.read import Windows
 from brainfm.shards.read import open_shards as open_shards
 from brainfm.training import checkpoint
-from brainfm.training.batches import ArrayDataset, Batcher, WindowDataset
+from brainfm.training.batches import ArrayDataset, WindowDataset
 from brainfm.training.checkpoint import Pretrained
 
 if TYPE_CHECKING:
@@ -243,8 +243,8 @@ class Decoder:
             rates = {r.sfreq for r in X.recordings} - {self.encoder.facts.sfreq}
             if rates:
                 raise ValueError(
-                    f"windows of {sorted(rates)} Hz; the encoder reads {self.encoder.facts.sfreq:g} Hz: ingest the dataset "
-                    "with that `sfreq_hz`"
+                    f"windows of {sorted(rates)} Hz; the encoder reads {self.encoder.facts.sfreq:g} Hz: ingest the "
+                    "dataset with that `sfreq_hz`"
                 )
             return WindowDataset(X, self.encoder.batcher())
         signal, table, sfreq = arrays(X, channels, sfreq, self.samples_ if fitted else None, self.encoder.facts.sfreq)
@@ -331,7 +331,8 @@ def arrays(
         raise ValueError(f"got data of shape {data.shape} for {len(table)} channels; expected (trial, channel, time)")
     broken = [table.name[i] for i in range(len(table)) if not np.isfinite(data[..., i, :]).all()]
     if broken:
-        raise ValueError(f"values that are not finite in {len(broken)} channels ({', '.join(broken[:5])}); interpolate them")
+        named = ", ".join(broken[:5])
+        raise ValueError(f"values that are not finite in {len(broken)} channels ({named}); interpolate or drop them")
     ratio = filters.rational(rate, sfreq)
     flat = data.reshape(-1, data.shape[-1])
     data = filters.resample(flat, ratio).reshape(*data.shape[:-1], -1)

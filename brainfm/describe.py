@@ -295,4 +295,5 @@ def _codebook(module: ModuleType, size: str) -> dict[str, Any] | None:
         return None
     inner = import_module(wanted.__module__)
     keywords = inner.SIZES.get(size, inner.SIZES.get("published", {}))
-    return {"kind": "codebooks", "name": inner.__name__.split(".")[-1], "keywords": keywords, "facts": asdict(inner.FACTS)}
+    name = inner.__name__.split(".")[-1]
+    return {"kind": "codebooks", "name": name, "keywords": keywords, "facts": asdict(inner.FACTS)}

@@ -48,7 +48,7 @@ def assign(
     sessions = sorted({session for _, _, session in recordings})
     for named in (*test_sessions, *val_sessions):
         if named not in sessions:
-            raise ValueError(f"session {named!r} is to be held out, but no recording has it; there are {', '.join(sessions)}")
+            raise ValueError(f"no recording has the session {named!r} to hold out; there are {', '.join(sessions)}")
     subjects = order([subject for _, subject, _ in recordings], seed)
 
     def count(asked: float) -> int:

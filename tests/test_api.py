@@ -11,8 +11,8 @@ from scipy.signal import resample_poly
 
 import brainfm
 from brainfm import api, metrics
-from brainfm.models import luna
 from brainfm.modalities import electrodes
+from brainfm.models import luna
 from brainfm.recording import Events, Recording
 from brainfm.shards.write import write_shard
 from brainfm.tokens import Facts
@@ -49,7 +49,7 @@ def trials(n: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = np.array(["left", "right"] * (n // 2))
     signal = rng.normal(0, 5e-6, (n, 4, SAMPLES))
-    rhythm = 4e-5 * np.sin(2 * np.pi * 8 * np.arange(SAMPLES) / SFREQ + rng.uniform(0, 6, (n, 1)))
+    rhythm = 4e-5 * np.sin(2 * np.pi * 8 * np.arange(SAMPLES) / SFREQ + rng.uniform(0, 1, (n, 1)))
     signal += (labels == "left")[:, None, None] * rhythm[:, None]
     return signal, labels
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_fitted(encoder: Pretrained, keywords: dict, message: str
 
 
 def test_adapt_and_fit_first(folder: Path) -> None:
-    with pytest.raises(ValueError, match="adapt='finetun' is not known; did you mean 'finetune'?"):
+    with pytest.raises(ValueError, match=r"adapt='finetun' is not known; did you mean 'finetune'\?"):
         brainfm.Decoder(folder, adapt="finetun")
     with pytest.raises(ValueError, match="not fitted; call fit first"):
         brainfm.Decoder(folder).predict(trials()[0], channels=NAMES, sfreq=SFREQ)

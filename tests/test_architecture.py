@@ -1,4 +1,4 @@
-"""The import rule, what a verb may load, and the DVC wiring: nothing is read that is not declared, no word is unknown."""
+"""The import rule, what a verb may load, and the DVC wiring: nothing undeclared is read, no word is unknown."""
 
 from __future__ import annotations
 
@@ -115,17 +115,20 @@ def test_import_rule(module: str) -> None:
 
 def test_import_rule_sees_imports_inside_functions(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
-    path.write_text("if TYPE_CHECKING:\n    import mne\ndef f():\n    from brainfm.shards import read\n    import torch.nn\n")
+    path.write_text(
+        "if TYPE_CHECKING:\n    import mne\ndef f():\n    from brainfm.shards import read\n    import torch.nn\n"
+    )
     assert imports(path) == {"brainfm.shards.read", "torch.nn"}
 
 
+ALL_OF = "from brainfm import catalog\nfor name in catalog.names({0!r}): catalog.load({0!r}, name)"
 LIGHT = {
     "brainfm": "import brainfm",
-    "--help": "from brainfm.cli import main\nsys.argv = ['brainfm', '--help']\ntry:\n    main()\nexcept SystemExit:\n    pass",
+    "--help": "from brainfm.cli import main\nsys.argv = ['', '--help']\ntry:\n    main()\nexcept SystemExit:\n    pass",
     "stages.fetch": "import brainfm.stages.fetch",
     "stages.ingest": "import brainfm.stages.ingest",
-    "datasets": "from brainfm import catalog\nfor name in catalog.names('datasets'): catalog.load('datasets', name)",
-    "modalities": "from brainfm import catalog\nfor name in catalog.names('modalities'): catalog.load('modalities', name)",
+    "datasets": ALL_OF.format("datasets"),
+    "modalities": ALL_OF.format("modalities"),
 }
 
 
@@ -155,8 +158,8 @@ ENTRIES = [
 ]
 #: Stages whose knobs are in a file.
 TUNED = ("ingest", "tokenize", "pretrain", "decode", "transfer")
-#: Not declared by any stage: the package's first page is docstring and lazy names, a folder's is a docstring; the command
-#: line only hands its words to the stage, and describe only prints what the stage gave back. None shapes an output.
+#: Not declared by any stage: the package's first page is docstring and lazy names, a folder's is a docstring; the
+#: command line only hands its words on, and describe only prints what the stage gave back. None shapes an output.
 EXEMPT = {"brainfm.cli", "brainfm.describe"}
 
 

@@ -33,7 +33,8 @@ def recording(subject: str, session: str, like: str | None = None) -> Recording:
 def spikes(subject: str, like: str | None = None) -> Recording:
     rng = np.random.default_rng(ord(like or subject))
     return Recording(
-        dataset="animals", subject=subject, modality="spikes", channels=Channels.make(["n1", "n2"], "neuron"), duration=5.0,
+        dataset="animals", subject=subject, modality="spikes", duration=5.0,
+        channels=Channels.make(["n1", "n2"], "neuron"),
         spike_time=np.sort(rng.uniform(0, 5, 200)), spike_neuron=rng.integers(0, 2, 200),
     )  # fmt: skip
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from brainfm import config
@@ -46,7 +48,8 @@ def test_keywords_that_do_not_fit(given, message):
 
 
 @pytest.mark.parametrize(
-    "text", ["a: !!python/object/apply:os.getcwd []", "a: !secret x", "a: [1", "a: b: c", "\tx: 1", "!!python/name:os.system"]
+    "text",
+    ["a: !!python/object/apply:os.getcwd []", "a: !secret x", "a: [1", "a: b: c", "\tx: 1", "!!python/name:os.system"],
 )
 def test_only_plain_yaml_is_read(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
@@ -76,10 +79,58 @@ def test_wiring(folder):
 
 
 def test_blocks(folder):
-    assert config.stage_config("pretrain", "luna_tiny", ("model", "training"), folder) == {"model": {"dim": 3}, "training": {}}
+    assert config.stage_config("pretrain", "luna_tiny", ("model", "training"), folder) == {
+        "model": {"dim": 3},
+        "training": {},
+    }
     with pytest.raises(ConfigError, match=r"luna_tiny\.yaml: unknown block 'training'; did you mean 'trainings'\?"):
         config.stage_config("pretrain", "luna_tiny", ("model", "trainings"), folder)
     with pytest.raises(ConfigError, match="got 5; expected keywords"):
         config.check_blocks(5, ("a",), "x")
     with pytest.raises(ConfigError, match="unknown block 5"):
         config.check_blocks({5: 1}, ("a",), "x")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    from brainfm.recording import Channels, Events, Recording
+    from brainfm.shards.read import open_shards
+    from brainfm.shards.write import write_shard
+
+    folder = tmp_path_factory.mktemp("shards")
+    for subject in ("a", "b"):
+        made = Recording(
+            "d", subject, "eeg", Channels.make(["Cz"], "eeg"), sfreq=10.0, signal=np.ones((1, 40)),
+            events=Events(np.array([0.5, 2.0]), np.zeros(2), ["x", "y"]),
+        )  # fmt: skip
+        write_shard(folder / f"sub-{subject}.h5", [made], {})
+    return open_shards(folder)
+
+
+def test_select_windows(corpus):
+    from brainfm.evaluations.tasks import select
+
+    train, test = select(corpus, {"train": {"subject": "a"}, "test": None, "length_s": 1.0, "stride_s": 0.5}, "x")
+    assert (len(train), len(test)) == (7, 14)
+    given = {"train": {"subject": "a"}, "test": {"subject": "b"}, "trials": {"tmin_s": 0, "tmax_s": 1, "labels": ["y"]}}
+    train, test = select(corpus, given, "x")
+    assert (train.label.tolist(), test.of("subject").tolist()) == (["y"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": {}}, "expected train:, test: and either trials: or length_s:; got train"),
+        ({"train": {}, "test": {}, "trials": {}, "length_s": 1}, "expected train:, test: and either"),
+        ({"train": {}, "test": {}, "lenght_s": 1}, "unknown block 'lenght_s'; did you mean 'length_s'?"),
+        ({"train": {}, "test": {}, "trials": {"tmin": 0}}, "x: trials: unknown block 'tmin'; did you mean 'tmin_s'?"),
+        ({"train": {}, "test": {}, "trials": {"tmin_s": 0}}, "expected tmin_s and tmax_s (seconds); got tmin_s"),
+        ({"train": {"subjct": "a"}, "test": {}, "length_s": 1}, "recordings have no 'subjct'; did you mean 'subject'?"),
+        ({"train": {"subject": "c"}, "test": {}, "length_s": 1}, "there are ['a', 'b']"),
+    ],
+)
+def test_windows_that_cannot_be_selected(corpus, given, message):
+    from brainfm.evaluations.tasks import select
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        select(corpus, given, "x")

@@ -1,4 +1,4 @@
-"""The contracts of the catalogue's files, for every file that there is: a new model or dataset is picked up by itself."""
+"""The contracts of the catalogue's files, for every file there is: a new model or dataset is picked up by itself."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_modality(modality: str) -> None:
     recording = simulated(modality)
     assert recording.simulated
     assert recording.modality == modality
-    assert module.UNIT == UNITS[recording.channels.kind[0]]
+    assert UNITS[recording.channels.kind[0]] == module.UNIT
     again = simulated(modality)
     for word in ("signal", "spike_time"):
         one, other = getattr(recording, word), getattr(again, word)

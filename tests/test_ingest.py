@@ -1,4 +1,4 @@
-"""Ingest: the same bytes however it runs, one bad file stops nobody else, and a killed run leaves nothing that looks whole."""
+"""Ingest: the same bytes however it runs, one bad file stops nobody else, a killed run leaves nothing half-made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
-def run(raw: Path, out: Path, jobs: int = 1, code: str = "1", split: dict | None = None, **keywords: object) -> Ingested:
+def run(
+    raw: Path, out: Path, jobs: int = 1, code: str = "1", split: dict | None = None, **keywords: object
+) -> Ingested:
     split = {"test_subjects": 1} if split is None else split
     return ingest(dataset.recordings, dataset.sources(raw), raw, keywords, out, dataset.CARD, code, split, jobs)
 

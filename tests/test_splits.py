@@ -23,7 +23,9 @@ def test_a_subject_is_on_one_side(subjects, test, val, seed):
 
 def test_order_of_the_recordings_does_not_matter():
     rows = listed(range(9))
-    assert assign(rows, test_subjects=3, val_subjects=2, seed=4) == assign(rows[::-1], test_subjects=3, val_subjects=2, seed=4)
+    assert assign(rows, test_subjects=3, val_subjects=2, seed=4) == assign(
+        rows[::-1], test_subjects=3, val_subjects=2, seed=4
+    )
 
 
 def test_another_seed_holds_out_others():
@@ -53,7 +55,9 @@ def test_everyone():
         assign(listed(range(3)), everyone="tset")
 
 
-@pytest.mark.parametrize("rule", [{"test_subjects": 2}, {"test_subjects": 1, "val_subjects": 1}, {"test_sessions": ["1", "2"]}])
+@pytest.mark.parametrize(
+    "rule", [{"test_subjects": 2}, {"test_subjects": 1, "val_subjects": 1}, {"test_sessions": ["1", "2"]}]
+)
 def test_nothing_to_train_on_is_an_error(rule):
     with pytest.raises(ValueError, match="leaves nothing to train on: 2 subjects"):
         assign(listed(range(2)), **rule)

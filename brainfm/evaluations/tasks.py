@@ -57,10 +57,12 @@ def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, 
     missing = [side for side in SIDES if side not in given]
     if missing or ("trials" in given) == ("length_s" in given):
         raise config.ConfigError(f"{where}: expected train:, test: and either trials: or length_s:; got {', '.join(given)}")
-    parts = [corpus.where(**given[side]) for side in SIDES]
+    parts = [corpus.where(**(given[side] or {})) for side in SIDES]
     if "trials" in given:
         cut = given["trials"]
         config.check_blocks(cut, ("tmin_s", "tmax_s", "labels"), f"{where}: trials")
+        if not {"tmin_s", "tmax_s"} <= set(cut):
+            raise config.ConfigError(f"{where}: trials: expected tmin_s and tmax_s (seconds); got {', '.join(cut) or 'none'}")
         found = [p.trials(cut["tmin_s"], cut["tmax_s"], cut.get("labels")) for p in parts]
     else:
         found = [p.windows(given["length_s"], given.get("stride_s")) for p in parts]

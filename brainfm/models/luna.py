@@ -19,7 +19,7 @@ Differences from the paper and its published code:
   embedding see one patch, where the code's see all channels of a sample, hidden and padded ones too.
 - A phase is damped where its amplitude vanishes: there its value is rounding noise.
 - Attention reads real channels only; the cross-attention's temperature multiplies the queries.
-- All linear layers start with Glorot weights and zero bias, so that one patch's mean over channels is not drowned.
+- Linear layers start as PyTorch starts them: with Glorot weights the first hundred steps at 128 Hz learnt nothing.
 - Jitter of locations is 4 mm in place of 0.02 of the montage's extent, in training only.
 
 Tensor walk of `encode`:
@@ -223,11 +223,7 @@ class Luna(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Glorot weights and no bias; what a deep block adds starts smaller by the square root of twice its depth."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        """What a deep block adds starts smaller, by the square root of twice its depth."""
         with torch.no_grad():
             for layer, block in enumerate(self.blocks, start=1):
                 block.attention.out.weight.div_(math.sqrt(2 * layer))

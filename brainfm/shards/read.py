@@ -19,7 +19,6 @@ import numpy as np
 from brainfm.recording import Channels, Events, Series
 from brainfm.shards import schema
 
-
 #: Words of a recording's header that `Corpus.where` chooses by.
 HEADER = ("dataset", "subject", "person", "session", "run", "device", "modality", "simulated", "split", "id")
 
@@ -207,7 +206,8 @@ class Corpus:
         for word, wanted in words.items():
             if word not in HEADER:
                 close = difflib.get_close_matches(word, HEADER, 1, 0.5)
-                raise ValueError(f"recordings have no {word!r}; {f'did you mean {close[0]!r}?' if close else ', '.join(HEADER)}")
+                hint = f"did you mean {close[0]!r}?" if close else f"they have {', '.join(HEADER)}"
+                raise ValueError(f"recordings have no {word!r}; {hint}")
             values = {wanted} if isinstance(wanted, str) else set(wanted)
             have = {getattr(r, word) for r in kept}
             kept = tuple(r for r in kept if getattr(r, word) in values)
@@ -239,7 +239,7 @@ class Corpus:
             n = round(length_s * rate(stored))
             step = max(1, round((stride_s or length_s) * rate(stored)))
             if n < 1:
-                raise ValueError(f"length_s {length_s} is less than one sample of {stored.id} ({rate(stored):g} per second)")
+                raise ValueError(f"length_s {length_s} is less than a sample of {stored.id} ({rate(stored):g} per second)")
             for a, b in _stretches(stored):
                 if b - a >= n:
                     rows += [(i, s, n) for s in range(a, b - n + 1, step)]

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from brainfm import catalog, config
+from brainfm import catalog, config, splits
 from brainfm.shards.ingest import Ingested, ingest
 
 BLOCKS = ("recordings", "split")
@@ -26,11 +26,12 @@ def run(key: str, seed: int, jobs: int | None = None, corpus: str | None = None,
         raise FileNotFoundError(f"{raw} is absent; run `brainfm fetch {key}` first (with `--from FOLDER` for a local copy)")
     where = f"configs/ingest/{key}.yaml"
     keywords = config.keywords(dataset.recordings, settings["recordings"], f"{where}: recordings", ("root", "subjects"))
+    split = config.keywords(splits.assign, settings["split"], f"{where}: split", ("recordings",))
     corpus = corpus or config.wiring("ingest", key, root / "configs")["corpus"]
     out = root / "data/shards" / corpus / key
     done = ingest(
         dataset.recordings, dataset.sources(raw), raw, keywords, out, dataset.CARD, _code(dataset.__file__),
-        settings["split"], jobs, seed,
+        split, jobs, seed,
     )  # fmt: skip
     print(f"ingest {key}: {len(done.written)} subjects written, {len(done.kept)} kept, {len(done.failed)} failed")
     if done.failed:

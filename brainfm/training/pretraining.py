@@ -176,14 +176,26 @@ def train(
         torch.set_num_threads(settings.threads or before)
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         torch.set_num_threads(before)
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
     join_curves(earlier, curves)
-    return Trained(clock.seconds(), metrics, curves)
+    return Trained(clock.seconds(), last_values(curves), curves)
+
+
+def last_values(curves: Path) -> dict[str, float]:
+    """The last value of every logged metric."""
+    rows = csv.DictReader(curves.read_text().splitlines())
+    return {k: float(v) for row in rows for k, v in row.items() if v and k not in ("step", "epoch")}
 
 
 def join_curves(earlier: Path, later: Path) -> None:
-    """Put the rows of interrupted attempts before those of the one that went on, without the steps done twice."""
+    """Put the rows of interrupted attempts before those of the one that went on, without the steps done twice.
+
+    An attempt that was killed after its last step leaves nothing to do, and the next one has no rows of its own.
+    """
     if not earlier.exists():
+        return
+    if not later.exists():
+        later.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(earlier, later)
         return
     rows = [list(csv.DictReader(p.read_text().splitlines())) for p in (earlier, later)]
     first = min((int(r["step"]) for r in rows[1]), default=0)

@@ -1,7 +1,8 @@
-"""Shards: whatever is written is read, windows stay where they may be, and a file that is not whole is refused by name."""
+"""Shards: what is written is read, windows stay where they may be, and a file that is not whole is refused by name."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -45,7 +46,10 @@ def recordings(draw: st.DrawFn) -> Recording:
     sfreq, samples = draw(st.sampled_from(RATES)), draw(st.integers(1, 200))
     made = recording(seed, sfreq, samples, draw(st.integers(1, 5)))
     made.events = Events(
-        np.sort(rng.uniform(0, samples / sfreq, 4)), rng.uniform(0, 2, 4), ["ä", "left", "", "right"], ["", "x y", "b", "b"]
+        np.sort(rng.uniform(0, samples / sfreq, 4)),
+        rng.uniform(0, 2, 4),
+        ["ä", "left", "", "right"],
+        ["", "x y", "b", "b"],
     )
     made.aligned = {"velocity": Series(rng.normal(size=(draw(st.integers(1, 9)), 2)), 5.0, "m/s", 0.25)}
     made.truth = {"connectivity": rng.normal(size=(3, 3))}
@@ -54,7 +58,7 @@ def recordings(draw: st.DrawFn) -> Recording:
     what = draw(st.sampled_from(["signal", "spikes", "both"]))
     if what != "spikes":
         cuts = sorted(draw(st.sets(st.integers(0, samples), min_size=2, max_size=4)) | {0, samples})
-        made.segments = np.array(list(zip(cuts[:-1], cuts[1:], strict=True))[:: draw(st.sampled_from([1, 2]))])
+        made.segments = np.array(list(itertools.pairwise(cuts))[:: draw(st.sampled_from([1, 2]))])
     if what != "signal":
         n = draw(st.integers(0, 60))
         made.spike_time, made.spike_neuron = (
@@ -135,7 +139,9 @@ def test_a_window_inside_a_block_carries_its_label(tmp_path: Path) -> None:
 
 
 def test_trials(tmp_path: Path) -> None:
-    events = Events(np.array([0.2, 2.0, 4.9, 7.0, 9.0]), np.zeros(5), ["a", "b", "a", "b", "a"], ["x", "", "y", "", "z"])
+    events = Events(
+        np.array([0.2, 2.0, 4.9, 7.0, 9.0]), np.zeros(5), ["a", "b", "a", "b", "a"], ["x", "", "y", "", "z"]
+    )
     made = recording(events=events, segments=np.array([[0, 50], [55, 95]]))
     corpus = open_shards(stored(made, tmp_path).path)
     trials = corpus.trials(-0.5, 1.0)
@@ -175,7 +181,8 @@ def changed(made: Recording) -> dict[str, Recording]:
 def test_checksum_changes_when_any_data_does(tmp_path: Path) -> None:
     made = recording(
         spike_time=np.array([1.0, 2.0, 3.0]), spike_neuron=np.array([0, 1, 2]),
-        events=Events(np.array([1.0]), np.array([0.0]), ["left"]), aligned={"velocity": Series(np.ones((4, 1)), 1.0, "m")},
+        events=Events(np.array([1.0]), np.array([0.0]), ["left"]),
+        aligned={"velocity": Series(np.ones((4, 1)), 1.0, "m")},
     )  # fmt: skip
     same = stored(made, tmp_path / "one").checksum
     assert stored(made, tmp_path / "other").checksum == same
@@ -188,7 +195,8 @@ def test_no_time_of_day_is_written(tmp_path: Path) -> None:
     """So that the same recording gives the same bytes whenever it is made, and what follows need not be made again."""
     made = changed(recording(
         spike_time=np.array([1.0]), spike_neuron=np.array([0]), truth={"states": np.ones(3)},
-        events=Events(np.array([1.0]), np.array([0.0]), ["left"]), aligned={"velocity": Series(np.ones((4, 1)), 1.0, "m")},
+        events=Events(np.array([1.0]), np.array([0.0]), ["left"]),
+        aligned={"velocity": Series(np.ones((4, 1)), 1.0, "m")},
     ))["signal"]  # fmt: skip
     stamped = []
     with h5py.File(stored(made, tmp_path).path) as file:
@@ -280,7 +288,9 @@ def test_no_recording_is_refused(tmp_path: Path) -> None:
 def test_where(tmp_path: Path) -> None:
     for subject in ("s1", "s2"):
         write_shard(tmp_path / f"sub-{subject}.h5", [recording(subject=subject)], CARD)
-    (tmp_path / "split.json").write_text(json.dumps({"recordings": {"made_up/s1/1/a": "train", "made_up/s2/1/a": "test"}}))
+    (tmp_path / "split.json").write_text(
+        json.dumps({"recordings": {"made_up/s1/1/a": "train", "made_up/s2/1/a": "test"}})
+    )
     corpus = open_shards(tmp_path)
     assert corpus.where(split="train").people == ["made_up/s1"]
     assert corpus.subject("s2").people == corpus.subject("made_up/s2").people == ["made_up/s2"]
@@ -307,7 +317,7 @@ def test_intervals_merge(tmp_path_factory: pytest.TempPathFactory, rows: list[tu
         again[round(a * 10) : round(b * 10)] = True
     np.testing.assert_array_equal(again, covered)
     assert spans == sorted(spans)
-    assert all(b < c for (_, b), (c, _) in zip(spans, spans[1:], strict=False))
+    assert all(b < c for (_, b), (c, _) in itertools.pairwise(spans))
 
 
 def test_join_keeps_rows_and_recordings(tmp_path: Path) -> None:
@@ -317,7 +327,9 @@ def test_join_keeps_rows_and_recordings(tmp_path: Path) -> None:
     one, two = corpus.subject("s1").windows(2.0), corpus.subject("s2").windows(3.0)
     both = Windows.join([two, one, two])
     assert len(both) == 2 * len(two) + len(one)
-    assert both.of("person").tolist() == ["made_up/s2"] * len(two) + ["made_up/s1"] * len(one) + ["made_up/s2"] * len(two)
+    assert both.of("person").tolist() == ["made_up/s2"] * len(two) + ["made_up/s1"] * len(one) + ["made_up/s2"] * len(
+        two
+    )
     assert both.samples.tolist() == [*two.samples, *one.samples, *two.samples]
     assert both.intervals() == two.intervals() | one.intervals()
     assert len(Windows.join([])) == 0
