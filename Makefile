@@ -17,7 +17,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if command -v uv >/dev/null; then \
 	  echo "installing with uv"; \
-	  $(UV_ENV) uv pip install --quiet --python $(BIN)/python -r requirements.lock && \
+	  $(UV_ENV) uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock && \
 	  $(UV_ENV) uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
 	  echo "installing with pip (uv would be quicker)"; \

@@ -1,8 +1,8 @@
 """The notebook surface: load a model, open shards, decode with scikit-learn's verbs on MNE's objects.
 
-    encoder = brainfm.load("data/models/luna_tiny")
-    decoder = brainfm.Decoder(encoder).fit(epochs)
-    decoder.predict(new_epochs)
+encoder = brainfm.load("data/models/luna_tiny")
+decoder = brainfm.Decoder(encoder).fit(epochs)
+decoder.predict(new_epochs)
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Decoder:
             raise ValueError(f"adapt={adapt!r} is not known; {catalog.nearest(adapt, list(ADAPT))}")
         self.encoder = encoder if isinstance(encoder, Pretrained) else load(encoder)
         self.adapt, self.seed, self.steps, self.learning_rate = adapt, seed, steps, learning_rate
+        self._head: Supervised | dict[str, torch.Tensor]
 
     def fit(
         self, X: Windows | mne.BaseEpochs | np.ndarray, y: Sequence[str] | None = None, *,
@@ -176,7 +177,8 @@ class Decoder:
         save_file({k: v.contiguous() for k, v in weights.items()}, part / "readout.safetensors")
         described = {
             "adapt": self.adapt, "seed": self.seed, "steps": self.steps, "learning_rate": self.learning_rate,
-            "classes": self.classes_.tolist(), "channels": self.channels_, "samples": self.samples_, "supervised": supervised,
+            "classes": self.classes_.tolist(), "channels": self.channels_, "samples": self.samples_,
+            "supervised": supervised,
         }  # fmt: skip
         (part / "decoder.json").write_text(json.dumps(described, indent=1) + "\n")
         if folder.exists():
@@ -215,7 +217,9 @@ class Decoder:
         from brainfm.training.pretraining import Settings, train
 
         torch.manual_seed(self.seed)
-        tuned = Pretrained(deepcopy(self.encoder.model), self.encoder.config, self.encoder.facts, dict(self.encoder.card))
+        tuned = Pretrained(
+            deepcopy(self.encoder.model), self.encoder.config, self.encoder.facts, dict(self.encoder.card)
+        )
         for parameter in tuned.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         tuned.model.train()
@@ -223,7 +227,11 @@ class Decoder:
         head = Supervised(width, len(self.classes_))
         labelled = _Labelled(trials, labels)
         settings = Settings(
-            steps=self.steps, batch_size=min(32, len(labels)), learning_rate=self.learning_rate, validations=2, threads=1
+            steps=self.steps,
+            batch_size=min(32, len(labels)),
+            learning_rate=self.learning_rate,
+            validations=2,
+            threads=1,
         )
         data = ShardData(labelled, labelled, ["all"] * len(labels), settings.batch_size, self.steps, self.seed)
         work = Path(tempfile.mkdtemp(prefix="brainfm-finetune-"))
@@ -372,7 +380,7 @@ def finetune_subject(
     classes = len(decoder.classes_)
     return {
         "task": f"{subject}, {adapt} on {len(train_rows)} trials", "model": model.name, "metric": "balanced accuracy",
-        "score": score, "ci": list(ci), "ci_over": over, "chance": 1 / classes, "n_subjects": 1, "n_trials": len(test_rows),
-        "simulated": any(r.simulated for r in trials.recordings),
+        "score": score, "ci": list(ci), "ci_over": over, "chance": 1 / classes,
+        "n_subjects": 1, "n_trials": len(test_rows), "simulated": any(r.simulated for r in trials.recordings),
         "baselines": {"untrained, probe": {"score": untrained.score(test_rows), "ci": None}},
     }  # fmt: skip

@@ -124,7 +124,9 @@ def _on_side(check: Check, name: str, seen: Intervals, stored: dict[str, Stored]
         if key not in stored:
             check.leaks.append(f"{name}: recording {key} is not in the shards any more; run the pipeline again")
         elif stored[key].split not in sides:
-            check.leaks.append(f"{name}: {key} is on the {stored[key].split!r} side; expected {' or '.join(sorted(sides))}")
+            check.leaks.append(
+                f"{name}: {key} is on the {stored[key].split!r} side; expected {' or '.join(sorted(sides))}"
+            )
 
 
 def _same_data(check: Check, name: str, checksums: dict[str, str], stored: dict[str, Stored]) -> None:
@@ -186,9 +188,10 @@ def _hashed(stored: Stored) -> Iterator[tuple[float, float, bytes]]:
         return
     step = max(1, round(stored.sfreq)) if stored.sfreq >= 4 else 1
     for start in range(0, stored.samples - step + 1, step):
-        frame = np.ascontiguousarray(stored.signal(start, start + step))
+        frame = stored.signal(start, start + step)
         if frame.size > 8 and np.ptp(frame) > 0:
-            yield start / stored.sfreq, (start + step) / stored.sfreq, hashlib.blake2b(frame, digest_size=16).digest()
+            digest = hashlib.blake2b(frame.tobytes(), digest_size=16).digest()
+            yield start / stored.sfreq, (start + step) / stored.sfreq, digest
 
 
 def duplicates(corpus: Corpus) -> list[tuple[str, str]]:

@@ -47,7 +47,9 @@ def fetch(
 def ingest(
     key: Annotated[str, typer.Argument(help="A dataset; see `brainfm list datasets`.")],
     jobs: Annotated[int | None, typer.Option(help="Processes; one per core if not given.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Folder under data/shards; that of the wiring if not given.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Folder under data/shards; that of the wiring if not given.")
+    ] = None,
     seed: Seed = None,
 ) -> None:
     """Clean a dataset's recordings and write one HDF5 shard per subject; what is whole already is kept."""
@@ -143,7 +145,9 @@ def finetune(
 
 @app.command("list")
 def list_(
-    what: Annotated[str | None, typer.Argument(help="models, codebooks, datasets, objectives or evaluations; all if absent.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="models, codebooks, datasets, objectives or evaluations; all if absent.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON line per entry.")] = False,
 ) -> None:
     """List what there is: models with their sizes, datasets, objectives, evaluations."""

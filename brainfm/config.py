@@ -1,4 +1,4 @@
-"""configs/<stage>/<key>.yaml → keywords, checked against what they are given to; an unknown word is an error that helps."""
+"""configs/<stage>/<key>.yaml → keywords, checked against what they are given to; unknown words are errors that help."""
 
 from __future__ import annotations
 
@@ -85,8 +85,16 @@ def wiring(stage: str, key: str, folder: str | Path = "configs") -> dict[str, An
         for name, entry in (read(path).get(stage) or {}).items():
             known.setdefault(name, entry or {})
     if key not in known:
-        raise ConfigError(f"no {stage} key {key!r} in {folder}/pipeline.yaml or {folder}/wirings; {nearest(key, sorted(known))}")
+        raise ConfigError(
+            f"no {stage} key {key!r} in {folder}/pipeline.yaml or {folder}/wirings; {nearest(key, sorted(known))}"
+        )
     return known[key]
+
+
+def keys(stage: str, name: str, folder: str | Path = "configs") -> list[str]:
+    """Keys of a stage in one wiring, in order: "default" is `pipeline.yaml`, others lie in `wirings/`."""
+    path = Path(folder) / ("pipeline.yaml" if name == "default" else f"wirings/{name}.yaml")
+    return list(read(path).get(stage) or {})
 
 
 def stage_config(stage: str, key: str, blocks: tuple[str, ...], folder: str | Path = "configs") -> dict[str, Any]:

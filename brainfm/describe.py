@@ -44,7 +44,9 @@ def show(path: Path) -> None:
     elif path.is_dir() or path.suffix == ".h5":
         _show_shards(path)
     else:
-        raise ValueError(f"{path} is neither a shard (.h5), a folder of shards, a model folder, a result (.json) nor a report")
+        raise ValueError(
+            f"{path} is neither a shard (.h5), a folder of shards, a model folder, a result (.json) nor a report"
+        )
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -81,7 +83,9 @@ def _show_shards(path: Path) -> None:
 
 
 def _unplaced(stored: Any) -> bool:
-    return any(p[0] != p[0] for p, k in zip(stored.channels.position, stored.channels.kind, strict=True) if k != "neuron")
+    return any(
+        p[0] != p[0] for p, k in zip(stored.channels.position, stored.channels.kind, strict=True) if k != "neuron"
+    )
 
 
 def _show_model(path: Path) -> None:
@@ -98,7 +102,9 @@ def _show_model(path: Path) -> None:
         ),
         "people seen": ", ".join(card.get("subjects", {}).get("train", [])),
         "validation": ", ".join(card.get("subjects", {}).get("val", [])),
-        "metrics": ", ".join(f"{k} {v:.4g}" for k, v in sorted(card.get("metrics", {}).items()) if k.startswith("val/")),
+        "metrics": ", ".join(
+            f"{k} {v:.4g}" for k, v in sorted(card.get("metrics", {}).items()) if k.startswith("val/")
+        ),
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -107,14 +113,12 @@ def _show_model(path: Path) -> None:
 
 def _show_report(path: Path) -> None:
     """The table of a report's results, and where the page lies."""
-    from brainfm import config
     from brainfm.stages.audit import result_paths
 
-    wired = config.wiring("report", path.stem)
     table = Table(title=f"results of the wiring {path.stem}")
     for column in ("stage", "key", "metric", "score", "95 % interval", "chance", "people", "trials", "baselines"):
         table.add_column(column)
-    for file in result_paths(Path(), wired):
+    for file in result_paths(Path(), path.stem):
         r = json.loads(file.read_text())
         table.add_row(
             r["stage"], r["key"] + (" (simulated)" if r["simulated"] else ""), r["metric"], _number(r["score"]),
@@ -122,7 +126,7 @@ def _show_report(path: Path) -> None:
             ", ".join(f"{k} {_number(v['score'])}" for k, v in r["baselines"].items()),
         )  # fmt: skip
     CONSOLE.print(table)
-    for file in result_paths(Path(), wired):
+    for file in result_paths(Path(), path.stem):
         if "curve" in (r := json.loads(file.read_text())):
             _show_curve(r)
     print(f"report: {path.resolve()}")
@@ -151,7 +155,10 @@ def _show_curve(result: dict[str, Any]) -> None:
         table.add_column(column)
     for shots in dict.fromkeys(p["shots"] for p in result["curve"]):
         points = {p["model"]: p for p in result["curve"] if p["shots"] == shots}
-        table.add_row(str(shots), *(f"{_number(points[m]['score'])} {_interval(points[m]['ci'])}" if m in points else "" for m in models))
+        table.add_row(
+            str(shots),
+            *(f"{_number(points[m]['score'])} {_interval(points[m]['ci'])}" if m in points else "" for m in models),
+        )
     CONSOLE.print(table)
 
 
@@ -264,8 +271,8 @@ def _entries(kind: str) -> list[dict[str, Any]]:
     if kind == "datasets":
         cards = ((name, catalog.load(kind, name).CARD) for name in catalog.names(kind))
         return [
-            {"name": n, "title": c["title"], "modality": c["modality"], "subjects": c["subjects"], "licence": c["licence"],
-             "simulated": str(c["simulated"])} for n, c in cards
+            {"name": n, "title": c["title"], "modality": c["modality"], "subjects": c["subjects"],
+             "licence": c["licence"], "simulated": str(c["simulated"])} for n, c in cards
         ]  # fmt: skip
     folder = catalog.PACKAGE / kind
     docs = {n: ast.get_docstring(ast.parse((folder / f"{n}.py").read_text())) or "" for n in catalog.names(kind)}

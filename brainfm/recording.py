@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-#: Kinds of channel, in the order of their codes in shards and batches. "axial" is an axial gradiometer, "grad" a planar one.
+#: Kinds of channel, in the order of their codes in shards and batches. "axial" is an axial gradiometer, "grad" a
+#: planar one.
 KINDS = ("eeg", "mag", "grad", "axial", "ecog", "seeg", "region", "neuron", "misc")
 
 #: The physical unit that a channel of each kind is kept in (SI, as in MNE; "1" is dimensionless).
@@ -67,7 +68,9 @@ class Channels:
             raise ValueError(f"unknown channel kind {unknown[0]!r}; expected one of {', '.join(KINDS)}")
         if len(set(name)) != n:
             repeated = next(x for x in name if name.count(x) > 1)
-            raise ValueError(f"channel name {repeated!r} stands twice; rename one of them before building the recording")
+            raise ValueError(
+                f"channel name {repeated!r} stands twice; rename one of them before building the recording"
+            )
         position = np.full((n, 3), np.nan) if position is None else np.asarray(position, float)
         orientation = np.zeros((n, 3)) if orientation is None else np.asarray(orientation, float)
         if not (len(kinds) == n and position.shape == orientation.shape == (n, 3)):
@@ -199,7 +202,9 @@ class Recording:
                 raise ValueError(f"{self.id}: spikes need one neuron per spike time")
             if len(self.spike_time) and (np.any(np.diff(self.spike_time) < 0) or self.spike_time[0] < 0):
                 raise ValueError(f"{self.id}: spike times must be ascending and not negative; sort them first")
-            if len(self.spike_neuron) and not 0 <= self.spike_neuron.min() <= self.spike_neuron.max() < len(self.channels):
+            if len(self.spike_neuron) and not 0 <= self.spike_neuron.min() <= self.spike_neuron.max() < len(
+                self.channels
+            ):
                 raise ValueError(f"{self.id}: spikes name neurons outside the table of {len(self.channels)}")
 
     @property

@@ -60,7 +60,7 @@ def assign(
     split = {key: side.get(subject) or by_session.get(session, "train") for key, subject, session in recordings}
     if "train" not in split.values():
         raise ValueError(
-            f"the split leaves nothing to train on: {len(subjects)} subjects, {n_test} for test, {n_val} for validation, "
-            f"test sessions {list(test_sessions)}; hold out fewer"
+            f"the split leaves nothing to train on: {len(subjects)} subjects, {n_test} for test, {n_val} for "
+            f"validation, test sessions {list(test_sessions)}; hold out fewer"
         )
     return split

@@ -6,6 +6,7 @@ Nothing right of the shards sees a file; nothing left of this module sees torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -67,7 +68,9 @@ class TokenBatch:
         signal = self.signal()
         n = signal.shape[-1] // samples
         if n == 0 or self.grid is None:
-            raise ValueError(f"the window has {signal.shape[-1]} samples; one patch needs {samples}: use a longer window")
+            raise ValueError(
+                f"the window has {signal.shape[-1]} samples; one patch needs {samples}: use a longer window"
+            )
         c = signal.shape[1]
         values = rearrange(signal[..., : n * samples], "b c (p f) -> b (c p) f", f=samples)
         step = samples / (self.sfreq or 1.0)
@@ -79,7 +82,7 @@ class TokenBatch:
 
     def to(self, *args: object, **kwargs: object) -> TokenBatch:
         """Every tensor moved as `Tensor.to` does; Lightning calls this."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
@@ -90,12 +93,16 @@ class TokenBatch:
 
     def pin_memory(self) -> TokenBatch:
         """Every tensor in pinned memory."""
-        pinned = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        pinned: dict[str, Any] = {
+            f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, aligned={k: v.pin_memory() for k, v in self.aligned.items()}, **pinned)
 
     def rows(self, index: Tensor) -> TokenBatch:
         """The samples `index` of the batch (any index that a tensor's first axis takes)."""
-        taken = {f.name: v[index] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        taken: dict[str, Any] = {
+            f.name: v[index] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, aligned={k: v[index] for k, v in self.aligned.items()}, **taken)
 
 

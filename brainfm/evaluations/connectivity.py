@@ -19,11 +19,11 @@ beat; on a network that linear and short couplings make, expect it to be strong.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import nn
 
 from brainfm.shards.read import Stored, Windows
 from brainfm.tokens import TokenBatch
@@ -31,11 +31,11 @@ from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 
 
-def attention_matrix(model: nn.Module, batches: Iterable[TokenBatch]) -> np.ndarray:
+def attention_matrix(model: Any, batches: Iterable[TokenBatch]) -> np.ndarray:
     """Attention by predicted and attended neuron, `(target, source)`; 1 is an even share, 0 where two never met.
 
     Args:
-        model: has `attention(batch)`, as `models/neuroformer.py` has.
+        model: an nn.Module that has `attention(batch)`, as `models/neuroformer.py` has.
         batches: of one recording, so that a channel is the same neuron throughout.
 
     Raises:

@@ -24,8 +24,8 @@ from brainfm.shards.read import Windows
 from brainfm.splits import order
 from brainfm.training.checkpoint import Pretrained
 
-#: Share of the total weight that a new person's trials may get; the first is taken where there is no source to tune on.
-SHARES = (0.5, 0.05, 0.2, 0.8, 0.95)
+#: Share of the total weight that a new person's trials may get (0: none); the first is taken with no source to tune on.
+SHARES = (0.5, 0.0, 0.01, 0.05, 0.2, 0.8, 0.95)
 
 
 def run(

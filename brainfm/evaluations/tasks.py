@@ -1,4 +1,4 @@
-"""A decode or transfer key: which windows train, which test, and one evaluation of one model on them → a result file."""
+"""A decode or transfer key: which windows train, which test, one evaluation of one model on them → a result file."""
 
 from __future__ import annotations
 
@@ -28,17 +28,22 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
     where = f"configs/{stage}/{key}.yaml"
     settings = config.stage_config(stage, key, BLOCKS, root / "configs")
     module = catalog.load("evaluations", wired["evaluation"])
-    keywords = config.keywords(module.run, settings["evaluation"], f"{where}: evaluation", ("model", "train", "test", "seed"))
+    keywords = config.keywords(
+        module.run, settings["evaluation"], f"{where}: evaluation", ("model", "train", "test", "seed")
+    )
     model = checkpoint.load(root / "data/models" / wired["model"])
     corpus = open_shards(root / "data/shards" / wired["data"])
     train, test = select(corpus, settings["windows"], f"{where}: windows")
-    print(f"{stage} {key}: {wired['evaluation']} of {wired['model']}, {len(train)} training and {len(test)} test windows")
+    print(
+        f"{stage} {key}: {wired['evaluation']} of {wired['model']}, {len(train)} training and {len(test)} test windows"
+    )
     started = time.perf_counter()
     result = module.run(model, train, test, seed=seed, **keywords)
     recordings = [w.recordings[r] for w in (train, test) for r in set(w.recording.tolist())]
     result |= {
-        "stage": stage, "key": key, "task": settings["title"] or key, "model": wired["model"], "evaluation": wired["evaluation"],
-        "dataset": ", ".join(sorted({r.dataset for r in recordings})), "simulated": any(r.simulated for r in recordings),
+        "stage": stage, "key": key, "task": settings["title"] or key, "model": wired["model"],
+        "evaluation": wired["evaluation"], "dataset": ", ".join(sorted({r.dataset for r in recordings})),
+        "simulated": any(r.simulated for r in recordings),
         "seed": seed, "seconds": round(time.perf_counter() - started, 1),
         "windows": {"train": train.intervals(), "test": test.intervals()},
         "checksums": {r.id: r.checksum for r in recordings},
@@ -56,13 +61,17 @@ def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, 
     config.check_blocks(given, (*SIDES, "trials", "length_s", "stride_s"), where)
     missing = [side for side in SIDES if side not in given]
     if missing or ("trials" in given) == ("length_s" in given):
-        raise config.ConfigError(f"{where}: expected train:, test: and either trials: or length_s:; got {', '.join(given)}")
+        raise config.ConfigError(
+            f"{where}: expected train:, test: and either trials: or length_s:; got {', '.join(given)}"
+        )
     parts = [corpus.where(**(given[side] or {})) for side in SIDES]
     if "trials" in given:
         cut = given["trials"]
         config.check_blocks(cut, ("tmin_s", "tmax_s", "labels"), f"{where}: trials")
         if not {"tmin_s", "tmax_s"} <= set(cut):
-            raise config.ConfigError(f"{where}: trials: expected tmin_s and tmax_s (seconds); got {', '.join(cut) or 'none'}")
+            raise config.ConfigError(
+                f"{where}: trials: expected tmin_s and tmax_s (seconds); got {', '.join(cut) or 'none'}"
+            )
         found = [p.trials(cut["tmin_s"], cut["tmax_s"], cut.get("labels")) for p in parts]
     else:
         found = [p.windows(given["length_s"], given.get("stride_s")) for p in parts]

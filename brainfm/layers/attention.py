@@ -60,7 +60,8 @@ class Attention(nn.Module):
         Args:
             x: `(batch, token, dim)`.
             context: `(batch, key, dim)` to attend to; x itself if None.
-            mask: True where attention may look; `(batch, key)` or `(batch, token, key)`. A row that may look nowhere gives 0.
+            mask: True where attention may look; `(batch, key)` or `(batch, token, key)`. A row that may look nowhere
+                gives 0.
             time, context_time: `(batch, token)` and `(batch, key)` for rotary positions.
 
         Returns:

@@ -91,8 +91,8 @@ def condition(
     if not kept:
         longest = max((int(b - a) for a, b in recording.segments), default=0)
         raise ValueError(
-            f"{recording.id}: the filters need segments of {need / sfreq:.2f} s; the longest has {longest / sfreq:.2f} s: "
-            "raise highpass_hz, or set it and notch_hz to null"
+            f"{recording.id}: the filters need segments of {need / sfreq:.2f} s; the longest has "
+            f"{longest / sfreq:.2f} s: raise highpass_hz, or set it and notch_hz to null"
         )
     out = np.zeros((len(signal), round(signal.shape[1] * ratio)))
     segments = []

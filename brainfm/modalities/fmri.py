@@ -72,7 +72,7 @@ def clean(
         out[:, a:b] = np.where(
             flat[:, None], 0.0, (out[:, a:b] - mean) / (np.where(spread == 0, 1, spread) if standardise else 1)
         )
-    table = recording.channels.pick(range(len(signal)))
+    table = recording.channels.pick(list(range(len(signal))))
     table.bad |= flat
     done = replace(
         recording,
@@ -98,8 +98,8 @@ def _band(recording: Recording, sfreq: float, highpass: float | None, lowpass: f
         return None
     if not (all(0 < e < sfreq / 2 for e in edges) and edges == sorted(edges)):
         raise ValueError(
-            f"{recording.id}: band edges {edges} Hz; expected ascending, above 0 and below {sfreq / 2:g} Hz, half of the "
-            "volumes per second: change highpass_hz or lowpass_hz"
+            f"{recording.id}: band edges {edges} Hz; expected ascending, above 0 and below {sfreq / 2:g} Hz, half of "
+            "the volumes per second: change highpass_hz or lowpass_hz"
         )
     kind = "bandpass" if len(edges) == 2 else ("highpass" if highpass is not None else "lowpass")
     return butter(4, edges if len(edges) == 2 else edges[0], kind, fs=sfreq, output="sos")
@@ -129,7 +129,7 @@ def simulate(
     noise: float = 0.7,
     population: int = 0,
 ) -> Recording:
-    """A resting session of one simulated person: latent states that come and go, seen through the haemodynamic response.
+    """A resting session of one simulated person: latent states come and go, seen through the haemodynamic response.
 
     The region table and each state's map over regions belong to the population. A person's own maps, delay and noise
     follow from the population and the subject id alone, so that two sessions of one person share them: this is what a

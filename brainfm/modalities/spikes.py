@@ -235,7 +235,9 @@ def reach_kinematics(
     """
     time = np.arange(round(duration_s * sfreq)) / sfreq
     position, velocity = np.zeros((len(time), 2)), np.zeros((len(time), 2))
-    onset, length, label = [], [], []
+    onset: list[float] = []
+    length: list[float] = []
+    label: list[str] = []
     now, here = rng.uniform(0.5, 1.0), np.zeros(2)
     while True:
         target = int(rng.integers(8)) if not here.any() else -1

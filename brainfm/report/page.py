@@ -58,7 +58,8 @@ th, td {{ text-align: left; vertical-align: top; padding: 6px; border-bottom: 1p
 thead th {{ border-bottom: 2px solid var(--method, {GREY}); vertical-align: bottom; font-weight: 600; }}
 .sortable th {{ cursor: pointer; }} .sortable th[aria-sort=ascending]::after {{ content: " ▲"; }}
 .sortable th[aria-sort=descending]::after {{ content: " ▼"; }}
-.sortable th:nth-child(6) {{ min-width: 100px; }} .facts th {{ width: 11em; }} .own .value {{ font-weight: 700; }}
+.sortable th:first-child {{ min-width: 150px; }} .sortable th:nth-child(5) {{ min-width: 96px; }}
+.facts th {{ width: 11em; }} .own .value {{ font-weight: 700; }}
 .value, .small {{ display: block; }} .small {{ color: {GREY}; font-size: .8rem; }}
 td .value, td .line {{ white-space: nowrap; }}
 code {{ font-size: .85em; overflow-wrap: anywhere; }} ul.plain {{ list-style: none; margin: 0; padding: 0; }}

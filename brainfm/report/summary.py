@@ -56,8 +56,8 @@ def row(result: dict[str, Any], kinds: Sequence[str]) -> str:
     level = result["chance"] if finite(result.get("chance")) else ""
     return (
         f"<tr><td><b>{escape(task(result))}</b>{what}</td>"
-        f"<td>{escape(words(result.get('dataset')))} {badge(simulated(result))}</td>"
-        f"<td>{escape(words(result.get('model')))}{about}</td>"
+        f"<td>{escape(words(result.get('dataset')))}<br>{escape(words(result.get('model')))}{about}"
+        f"{badge(simulated(result))}</td>"
         f'<td class="own" data-value="{score if finite(score) else ""}">{cell(score, result.get("ci"))}</td>'
         + "".join(baselines(result, kind) for kind in kinds)
         + f'<td data-value="{level}">{number(result.get("chance"))}</td>'
@@ -74,14 +74,13 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     kinds = [kind for kind in KINDS if kind != "other" or kind in present]
     heads = [
         "Task and score",
-        "Data",
-        "Model",
+        "Data and model",
         METHODS["pretrained"],
         *(METHODS[k] for k in kinds),
         "Chance",
         "Tested on",
     ]
-    shades = ["", "", "", COLOURS["pretrained"], *(COLOURS[k] for k in kinds), "", ""]
+    shades = ["", "", COLOURS["pretrained"], *(COLOURS[k] for k in kinds), "", ""]
     top = "".join(
         f'<th tabindex="0" aria-sort="none"{f" style=--method:{shade}" if shade else ""}>'
         f"{escape(head[0].upper() + head[1:])}</th>"

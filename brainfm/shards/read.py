@@ -89,11 +89,16 @@ class Stored:
         Raises:
             KeyError: with the names that exist.
         """
-        file = _file(self.path)
         if name not in self.aligned_names:
-            raise KeyError(f"{self.id} has no aligned series {name!r}; it has {', '.join(self.aligned_names) or 'none'}")
-        data = file[f"{self.group}/aligned/{name}"]
-        return Series(data[()], float(data.attrs["sfreq"]), str(data.attrs["unit"]), float(data.attrs["start"]))
+            raise KeyError(
+                f"{self.id} has no aligned series {name!r}; it has {', '.join(self.aligned_names) or 'none'}"
+            )
+
+        def make() -> Series:
+            data = _file(self.path)[f"{self.group}/aligned/{name}"]
+            return Series(data[()], float(data.attrs["sfreq"]), str(data.attrs["unit"]), float(data.attrs["start"]))
+
+        return cached(("aligned", self.path, self.group, name, self.path.stat().st_mtime_ns), make)
 
     def truth(self, name: str) -> np.ndarray:
         """Ground truth of simulated data by name.
@@ -239,7 +244,9 @@ class Corpus:
             n = round(length_s * rate(stored))
             step = max(1, round((stride_s or length_s) * rate(stored)))
             if n < 1:
-                raise ValueError(f"length_s {length_s} is less than a sample of {stored.id} ({rate(stored):g} per second)")
+                raise ValueError(
+                    f"length_s {length_s} is less than a sample of {stored.id} ({rate(stored):g} per second)"
+                )
             for a, b in _stretches(stored):
                 if b - a >= n:
                     rows += [(i, s, n) for s in range(a, b - n + 1, step)]
@@ -269,7 +276,9 @@ class Corpus:
         for i, stored in enumerate(self.recordings):
             n = round((tmax - tmin) * rate(stored))
             stretches = _stretches(stored)
-            for onset, word, shown in zip(stored.events.onset, stored.events.label, stored.events.stimulus, strict=True):
+            for onset, word, shown in zip(
+                stored.events.onset, stored.events.label, stored.events.stimulus, strict=True
+            ):
                 start = round((onset + tmin) * rate(stored))
                 inside = any(a <= start and start + n <= b for a, b in stretches)
                 if inside and (labels is None or word in labels):
@@ -278,7 +287,9 @@ class Corpus:
                     stimulus.append(shown)
         if not rows:
             known = sorted({word for r in self.recordings for word in r.events.label})
-            raise ValueError(f"no trial of {tmin} to {tmax} s with labels {labels or 'any'}; the events are {known or 'none'}")
+            raise ValueError(
+                f"no trial of {tmin} to {tmax} s with labels {labels or 'any'}; the events are {known or 'none'}"
+            )
         table = np.array(rows, np.int64)
         words = (np.array(label, dtype=object), np.array(stimulus, dtype=object))
         return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], *words)
@@ -307,7 +318,9 @@ def _headers(path: Path) -> list[Stored]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise schema.ShardError(f"{path} is not a readable HDF5 file ({error}); remove it and run ingest again") from error
+        raise schema.ShardError(
+            f"{path} is not a readable HDF5 file ({error}); remove it and run ingest again"
+        ) from error
     with file:
         if file.attrs.get("schema") != schema.SCHEMA or file.attrs.get("schema_version") != schema.VERSION:
             raise schema.ShardError(

@@ -2,14 +2,15 @@
 
 One HDF5 file holds one subject of one dataset:
 
-    /                          attrs: schema, schema_version, dataset, subject, modality, simulated, licence, citation, recipe
+    /                          attrs: schema, schema_version, dataset, subject, modality, simulated, licence, citation,
+                               recipe
     /recordings/<session>_<run>
         attrs                  id, session, run, device, sfreq, samples, duration, checksum, provenance (JSON)
         signal                 (frame, channel, sample) float32, contiguous; SI units of the channel kinds
         segments               (segment, 2) first and one-past-last sample of stretches without a break
         channels/              name, kind, area, position (channel, 3), orientation (channel, 3), bad
         events/                onset, duration, label, stimulus
-        spikes/                time (spike,) seconds, neuron (spike,), frame_index (frame + 1,) first spike of each second
+        spikes/                time (spike,) seconds, neuron (spike,), frame_index (frame + 1,) first of each second
         aligned/<name>         (time, feature); attrs: sfreq, start, unit
         truth/<name>           ground truth of simulated data
 

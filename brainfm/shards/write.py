@@ -111,7 +111,9 @@ def _write_signal(group: h5py.Group, recording: Recording) -> None:
     broken = np.flatnonzero(~np.isfinite(signal).all(axis=1))
     if len(broken):
         names = ", ".join(recording.channels.name[i] for i in broken[:5])
-        raise ValueError(f"{recording.id}: values that are not finite in {len(broken)} channels ({names}); interpolate or drop them")
+        raise ValueError(
+            f"{recording.id}: values that are not finite in {len(broken)} channels ({names}); interpolate or drop them"
+        )
     per_frame = schema.frame_samples(sfreq)
     channels, samples = signal.shape
     frames = -(-samples // per_frame)

@@ -18,7 +18,7 @@ def run(key: str, root: Path = Path()) -> None:
         LeakageError: with every leak that was found.
     """
     wired = config.wiring("audit", key, root / "configs")
-    models, results = model_paths(root / wired["models"]), result_paths(root, wired)
+    models, results = model_paths(root, key), result_paths(root, key)
     checks = audit(root / wired["shards"], models, results)
     leaks = [f"{leak} ({check.what})" for check in checks for leak in check.leaks]
     for check in checks:
@@ -28,15 +28,15 @@ def run(key: str, root: Path = Path()) -> None:
         raise LeakageError(f"audit {key} found {len(leaks)} leaks\n" + "\n".join(f"  {leak}" for leak in leaks))
 
 
-def model_paths(path: Path) -> list[Path]:
-    """The model folder at `path`, or all model folders in it."""
-    return [path] if (path / "config.json").exists() else sorted(p.parent for p in path.glob("[!.]*/config.json"))
+def model_paths(root: Path, key: str) -> list[Path]:
+    """Folders of the models and tokenizers that the wiring `key` trains."""
+    named = [name for stage in ("tokenize", "pretrain") for name in config.keys(stage, key, root / "configs")]
+    return [root / "data/models" / name for name in named]
 
 
-def result_paths(root: Path, wired: dict) -> list[Path]:
-    """Result files of the decode and transfer stages that a wiring names, files or folders."""
-    found = []
-    for stage in ("decode", "transfer"):
-        path = root / wired[stage]
-        found += [path] if path.is_file() else sorted(path.glob("[!.]*.json"))
-    return found
+def result_paths(root: Path, key: str) -> list[Path]:
+    """Result files of the wiring `key`, decoding first."""
+    stages = ("decode", "transfer")
+    return [
+        root / "data/results" / s / f"{name}.json" for s in stages for name in config.keys(s, key, root / "configs")
+    ]

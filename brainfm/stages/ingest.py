@@ -23,20 +23,25 @@ def run(key: str, seed: int, jobs: int | None = None, corpus: str | None = None,
     dataset = catalog.load("datasets", key)
     raw = root / "data/raw" / key
     if not raw.exists():
-        raise FileNotFoundError(f"{raw} is absent; run `brainfm fetch {key}` first (with `--from FOLDER` for a local copy)")
+        raise FileNotFoundError(
+            f"{raw} is absent; run `brainfm fetch {key}` first (with `--from FOLDER` for a local copy)"
+        )
     where = f"configs/ingest/{key}.yaml"
     keywords = config.keywords(dataset.recordings, settings["recordings"], f"{where}: recordings", ("root", "subjects"))
     split = config.keywords(splits.assign, settings["split"], f"{where}: split", ("recordings",))
     corpus = corpus or config.wiring("ingest", key, root / "configs")["corpus"]
     out = root / "data/shards" / corpus / key
     done = ingest(
-        dataset.recordings, dataset.sources(raw), raw, keywords, out, dataset.CARD, _code(dataset.__file__),
+        dataset.recordings, dataset.sources(raw), raw, keywords, out, dataset.CARD, _code(str(dataset.__file__)),
         split, jobs, seed,
     )  # fmt: skip
     print(f"ingest {key}: {len(done.written)} subjects written, {len(done.kept)} kept, {len(done.failed)} failed")
     if done.failed:
         lines = "\n".join(f"  {subject}: {why}" for subject, why in sorted(done.failed.items()))
-        raise IngestError(f"{key}: {len(done.failed)} of {len(dataset.sources(raw))} subjects failed, the others are in {out}\n{lines}")
+        raise IngestError(
+            f"{key}: {len(done.failed)} of {len(dataset.sources(raw))} subjects failed, "
+            f"the others are in {out}\n{lines}"
+        )
     return done
 
 

@@ -19,7 +19,7 @@ def run(key: str, root: Path = Path()) -> Path:
     made_from = {**_commit(root), "versions": versions, "wiring": key}
     out = root / f"data/results/report/{key}.html"
     title = "brainfm: what was learnt, and what it is worth" if key == "default" else f"brainfm: {key}"
-    return write_page(out, title, result_paths(root, wired), model_paths(root / wired["models"]), root / wired["audit"], made_from)
+    return write_page(out, title, result_paths(root, key), model_paths(root, key), root / wired["audit"], made_from)
 
 
 def _commit(root: Path) -> dict:

@@ -20,7 +20,9 @@ def run(key: str, seed: int, root: Path = Path()) -> None:
         "codebooks", wired["codebook"], root / "data" / wired["data"], settings, folder, root / "data/work" / key, seed,
         f"configs/tokenize/{key}.yaml", of_tokenizer,
     )  # fmt: skip
-    said = tokenize(tokenizer.model, open_shards(root / "data" / wired["data"]), out, settings["windows"]["length_s"], 64, True)
+    said = tokenize(
+        tokenizer.model, open_shards(root / "data" / wired["data"]), out, settings["windows"]["length_s"], 64, True
+    )
     shutil.copytree(folder, out / TOKENIZER, dirs_exist_ok=True)
     tokenizer.card["codes"] = said
     (folder / "card.json").write_text(json.dumps(tokenizer.card, indent=1, sort_keys=True) + "\n")

@@ -46,7 +46,9 @@ class Batcher:
         start, samples = windows.start[rows], windows.samples[rows]
         rates = {s.sfreq for s in stored}
         if len(rates) != 1:
-            raise ValueError(f"one batch needs one sampling rate; got {sorted(rates)} Hz: ingest the datasets at one `sfreq_hz`")
+            raise ValueError(
+                f"one batch needs one sampling rate; got {sorted(rates)} Hz: ingest the datasets at one `sfreq_hz`"
+            )
         if rates == {0.0}:
             batch = self._events(stored, start, samples)
         else:
@@ -68,9 +70,7 @@ class Batcher:
         found = [s.signal(int(a), int(a + n)) for s, a, n in zip(stored, start, samples, strict=True)]
         return self._layout(found, [s.channels for s in stored], samples, sfreq)
 
-    def _layout(
-        self, found: list[np.ndarray], tables: list[Channels], samples: np.ndarray, sfreq: float
-    ) -> TokenBatch:
+    def _layout(self, found: list[np.ndarray], tables: list[Channels], samples: np.ndarray, sfreq: float) -> TokenBatch:
         """Windows `(channel, time)` → one grid of tokens, padded with zeros and masked."""
         channels, patches = max(map(len, tables)), -(-int(samples.max()) // self.patch)
         values = torch.zeros(len(found), channels, patches * self.patch)
@@ -88,9 +88,7 @@ class Batcher:
         )
 
     def _events(self, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> TokenBatch:
-        found = [
-            s.spikes(a / rate(s), (a + n) / rate(s)) for s, a, n in zip(stored, start, samples, strict=True)
-        ]
+        found = [s.spikes(a / rate(s), (a + n) / rate(s)) for s, a, n in zip(stored, start, samples, strict=True)]
         channels, longest = max(len(s.channels) for s in stored), max(1, max(len(t) for t, _ in found))
         time = torch.zeros(len(stored), longest)
         channel = torch.zeros(len(stored), longest, dtype=torch.int64)
@@ -102,7 +100,9 @@ class Batcher:
             mask[i, :n] = True
         aligned = {} if self.neurons is None else {"neuron": self._neuron_numbers(stored, channels)}
         place, orientation, kind = _geometry([s.channels for s in stored], channels)
-        return TokenBatch(mask.float().unsqueeze(-1), time, channel, place, orientation, kind, mask, None, None, aligned)
+        return TokenBatch(
+            mask.float().unsqueeze(-1), time, channel, place, orientation, kind, mask, None, None, aligned
+        )
 
     def _neuron_numbers(self, stored: list[Stored], channels: int) -> torch.Tensor:
         number = torch.full((len(stored), channels), -1)
@@ -163,7 +163,9 @@ def facts_of(corpus: Corpus, window_s: float) -> Facts:
     recordings = corpus.recordings
     rates = sorted({r.sfreq for r in recordings})
     if len(rates) > 1:
-        raise ValueError(f"{corpus.root}: sampling rates {rates} Hz in one corpus; ingest its datasets at one `sfreq_hz`")
+        raise ValueError(
+            f"{corpus.root}: sampling rates {rates} Hz in one corpus; ingest its datasets at one `sfreq_hz`"
+        )
     regions = [tuple(r.channels.name) for r in recordings if "region" in r.channels.kind]
     neurons = {f"{r.person}/{n}" for r in recordings if "neuron" in r.channels.kind for n in r.channels.name}
     return Facts(

@@ -43,7 +43,8 @@ class Pretrained:
         card: data, subjects, intervals and checksums that it saw, preprocessing, licences, metrics, seed.
     """
 
-    model: nn.Module
+    # a network of the catalogue: nn.Module with encode, typed Any because torch types every attribute Tensor | Module
+    model: Any
     config: dict[str, Any]
     facts: Facts
     card: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +122,8 @@ def build(config: dict[str, Any], facts: Facts, codebook: nn.Module | None = Non
 
 def facts_from(saved: dict[str, Any]) -> Facts:
     """Facts as JSON keeps them → Facts."""
-    return Facts(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    keywords: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+    return Facts(**keywords)
 
 
 def load(folder: str | Path) -> Pretrained:
@@ -135,7 +137,9 @@ def load(folder: str | Path) -> Pretrained:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
             there = sorted(p.parent.name for p in folder.parent.glob(f"*/{CONFIG}") if p.parent != folder)
-            raise FileNotFoundError(f"{folder} is not a model: {name} is missing; {catalog.nearest(folder.name, there)}")
+            raise FileNotFoundError(
+                f"{folder} is not a model: {name} is missing; {catalog.nearest(folder.name, there)}"
+            )
     config = read_json(folder / CONFIG)
     facts = facts_from(config.pop("facts"))
     model = build(config, facts)
@@ -173,7 +177,9 @@ def fit(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
         matched = len(own) - len(missing) - len(shapes)
         detail = [f"{len(v)} {what} ({', '.join(v[:3])})" for what, v in
                   (("missing", missing), ("left over", extra), ("of another shape", shapes)) if v]  # fmt: skip
-        raise CheckpointError(f"{where}: {matched} of {len(own)} weights match; {'; '.join(detail)}. Use the model's own config.json")
+        raise CheckpointError(
+            f"{where}: {matched} of {len(own)} weights match; {'; '.join(detail)}. Use the model's own config.json"
+        )
     model.load_state_dict(weights, strict=True)
 
 

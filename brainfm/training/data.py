@@ -1,14 +1,13 @@
-"""Which windows a training step sees: seeded by the step itself, so that a resumed run sees what the first would have."""
+"""Which windows a training step sees: seeded by the step itself, so that a resumed run sees what the first would."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
-
-from brainfm.tokens import TokenBatch
 
 
 class StepSampler(Sampler[list[int]]):
@@ -27,7 +26,9 @@ class StepSampler(Sampler[list[int]]):
         names = sorted(set(groups))
         unknown = sorted(set(weights or {}) - set(names))
         if unknown:
-            raise ValueError(f"a weight names dataset {unknown[0]!r}; the training windows come from {', '.join(names)}")
+            raise ValueError(
+                f"a weight names dataset {unknown[0]!r}; the training windows come from {', '.join(names)}"
+            )
         share = np.array([(weights or {}).get(name, 1.0) for name in names])
         self.rows = [np.flatnonzero(np.asarray(groups) == name) for name in names]
         self.share = share / share.sum()
@@ -40,11 +41,15 @@ class StepSampler(Sampler[list[int]]):
         for step in range(self.start, self.steps):
             rng = np.random.default_rng((self.seed, step))
             counts = rng.multinomial(self.batch_size, self.share)
-            yield [int(r) for rows, n in zip(self.rows, counts, strict=True) for r in rng.choice(rows, n, replace=n > len(rows))]
+            yield [
+                int(r)
+                for rows, n in zip(self.rows, counts, strict=True)
+                for r in rng.choice(rows, n, replace=n > len(rows))
+            ]
 
 
-def _whole(batch: TokenBatch) -> TokenBatch:
-    """The dataset makes whole batches; there is nothing to collate."""
+def _whole(batch: Any) -> Any:
+    """The dataset makes a whole `TokenBatch`; there is nothing to collate."""
     return batch
 
 

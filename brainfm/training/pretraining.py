@@ -13,12 +13,12 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from brainfm.tokens import TokenBatch
@@ -60,7 +60,8 @@ class Pretraining(pl.LightningModule):
     """A model and the objectives that train it.
 
     Args:
-        model: any model of the catalogue. objectives: modules that give named parts of the loss; their sum is optimised.
+        model: any model of the catalogue.
+        objectives: modules that give named parts of the loss; their sum is optimised.
         settings: optimiser and schedule. seed: masks and dropout of a step follow from it and the step's number.
     """
 
@@ -88,11 +89,13 @@ class Pretraining(pl.LightningModule):
         for objective in self.objectives:
             parts |= objective(self.model, batch)
         loss = torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
-        logged = {f"{stage}/{k.removeprefix('metric_')}": v.detach() for k, v in parts.items()} | {f"{stage}/loss": loss.detach()}
+        logged = {f"{stage}/{k.removeprefix('metric_')}": v.detach() for k, v in parts.items()} | {
+            f"{stage}/loss": loss.detach()
+        }
         self.log_dict(logged, batch_size=len(batch), prog_bar=False, on_step=stage == "train", on_epoch=stage == "val")
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with decay on matrices only; linear warm-up, then cosine to a tenth."""
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
@@ -122,7 +125,13 @@ class Trained:
 
 
 def train(
-    model: nn.Module, objectives: list[nn.Module], data: ShardData, settings: Settings, seed: int, work: Path, recipe: dict
+    model: nn.Module,
+    objectives: list[nn.Module],
+    data: ShardData,
+    settings: Settings,
+    seed: int,
+    work: Path,
+    recipe: dict,
 ) -> Trained:
     """Train in place. A killed run goes on where its last checkpoint stands, if the recipe is the same.
 
@@ -148,7 +157,11 @@ def train(
     quiet = not sys.stderr.isatty()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|isinstance|treespec|LeafSpec|Checkpoint directory|Experiment logs|dataloader is not resumable|in eval mode at the start).*")
+        warnings.filterwarnings(
+            "ignore",
+            message=".*(does not have many workers|isinstance|treespec|LeafSpec|Checkpoint directory|Experiment logs|"
+            "dataloader is not resumable|in eval mode at the start).*",
+        )
         trainer = pl.Trainer(
             accelerator="cpu" if not torch.cuda.is_available() else "auto",
             devices=settings.devices,
@@ -164,7 +177,9 @@ def train(
             log_every_n_steps=max(1, every // 4),
             logger=_loggers(work),
             callbacks=[
-                ModelCheckpoint(work, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False),
+                ModelCheckpoint(
+                    work, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False
+                ),
                 _Lines(settings.steps) if quiet else RichProgressBar(),
                 clock,
             ],
@@ -211,7 +226,9 @@ def _loggers(work: Path) -> list:
     """CSV for the report, DVCLive for `dvc plots` and its users' tools."""
     from dvclive.lightning import DVCLiveLogger
 
-    live = DVCLiveLogger(dir=str(work / "dvclive"), save_dvc_exp=False, report=None, dvcyaml=None, resume=(work / "dvclive").exists())
+    live = DVCLiveLogger(
+        dir=str(work / "dvclive"), save_dvc_exp=False, report=None, dvcyaml=None, resume=(work / "dvclive").exists()
+    )
     return [CSVLogger(work, name="", version="csv", flush_logs_every_n_steps=50), live]
 
 

@@ -73,7 +73,8 @@ def train_and_save(
     Args:
         kind, name: folder and file of the catalogue, for example "models", "luna".
         data: a corpus of shards, or a folder of codes with their tokenizer.
-        settings: the blocks `BLOCKS` of the configuration. out: the model's folder. work: checkpoints of a run under way.
+        settings: the blocks `BLOCKS` of the configuration. out: the model's folder.
+        work: checkpoints of a run under way.
         seed: of weights and steps. where: the configuration's file, for errors.
         figures: makes figures for the card from the network and validation windows.
 
@@ -103,17 +104,35 @@ def train_and_save(
     objectives = [_objective(n, k or {}, where) for n, k in settings["objectives"].items()]
     batcher = pretrained.batcher()
     sets = [CodeDataset(rows) if inner else WindowDataset(rows, batcher) for rows in (train_rows, val_rows)]
-    groups = train_rows.of("dataset")
-    loaded = ShardData(*sets, groups, tuned.batch_size, tuned.steps * tuned.accumulate, seed, tuned.weights, tuned.val_windows)
-    recipe = {"config": described, "settings": settings, "seed": seed, "data": {r.id: r.checksum for r in seen.recordings}}
-    print(f"{name}: {checkpoint.parameters(model):,} parameters, {len(train_rows)} training and {len(val_rows)} validation windows")
+    loaded = ShardData(
+        train=sets[0],
+        val=sets[1],
+        groups=train_rows.of("dataset").tolist(),
+        batch_size=tuned.batch_size,
+        steps=tuned.steps * tuned.accumulate,
+        seed=seed,
+        weights=tuned.weights,
+        val_windows=tuned.val_windows,
+    )
+    recipe = {
+        "config": described,
+        "settings": settings,
+        "seed": seed,
+        "data": {r.id: r.checksum for r in seen.recordings},
+    }
+    print(
+        f"{name}: {checkpoint.parameters(model):,} parameters, "
+        f"{len(train_rows)} training and {len(val_rows)} validation windows"
+    )
     done = train(model, objectives, loaded, tuned, seed, work, recipe)
     pretrained.card = {
         "title": out.name, "objective": sorted(settings["objectives"]), "parameters": checkpoint.parameters(model),
         "seconds": round(done.seconds, 1), "metrics": done.metrics, "seed": seed, "settings": settings,
-        "subjects": {"train": sorted(set(map(str, train_rows.of("person")))), "val": sorted(set(map(str, val_rows.of("person"))))},
+        "subjects": {n: sorted(set(map(str, w.of("person")))) for n, w in (("train", train_rows), ("val", val_rows))},
         "windows": {"train": train_rows.intervals(), "val": val_rows.intervals()},
-        "checksums": {r.id: getattr(r, "source_checksum", r.checksum) for r in corpus.recordings if r.split in ("train", "val")},
+        "checksums": {
+            r.id: getattr(r, "source_checksum", r.checksum) for r in corpus.recordings if r.split in ("train", "val")
+        },
         "datasets": _datasets(seen), "steps": tuned.steps, "tokenizer": inner.card if inner else None,
     }  # fmt: skip
     pretrained.model.eval()
@@ -143,4 +162,3 @@ def _datasets(corpus: Corpus) -> list[dict[str, Any]]:
             })  # fmt: skip
         entry["subjects"] = len({x.person for x in corpus.recordings if x.dataset == r.dataset})
     return sorted(found.values(), key=lambda x: x["name"])
-

@@ -79,12 +79,12 @@ class TestWheel:
 
         monkeypatch.setattr(download, "_pip", lambda: ["pip"])
         monkeypatch.setattr(download.subprocess, "run", bring)
-        with pytest.raises(ValueError, match="toy_data-1.0.*expected " + "0" * 64):
+        with pytest.raises(ValueError, match=r"toy_data-1\.0.*expected " + "0" * 64):
             download.wheel("toy-data", "1.0", ["0" * 64], {"a.txt": digest(b"evil")}, tmp_path / "toy")
         assert not list((tmp_path / "wheels").glob("*.whl"))
 
     def test_a_folder_without_the_wheel(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="toy_data-1.0"):
+        with pytest.raises(FileNotFoundError, match=r"toy_data-1\.0"):
             download.wheel("toy-data", "1.0", ["0" * 64], {"a": "0" * 64}, tmp_path / "toy", local=tmp_path)
 
     def test_a_broken_wheel(self, tmp_path, no_pip):
@@ -178,7 +178,7 @@ def test_verify_lists_every_wrong_file(tmp_path):
         download.verify(root)
     for part in ("one.edf: missing", "two.edf: 1 bytes, expected 3", f"three.edf: sha256 {digest(b'4444')}"):
         assert part in str(caught.value)
-    with pytest.raises(FileNotFoundError, match="one.edf is missing"):
+    with pytest.raises(FileNotFoundError, match=r"one\.edf is missing"):
         download.checked(root, "one.edf")
     with pytest.raises(ValueError, match="1 bytes; expected 3"):
         download.checked(root, "two.edf")

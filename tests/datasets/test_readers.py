@@ -14,7 +14,10 @@ RAW = Path(__file__).parents[2] / "data" / "raw"
 
 def write_ts(path, trials, labels, classes):
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = f"#5 µV\n@dimensions {trials.shape[1]}\n@seriesLength {trials.shape[2]}\n@classLabel true {' '.join(classes)}\n@data\n"
+    head = (
+        f"#5 µV\n@dimensions {trials.shape[1]}\n@seriesLength {trials.shape[2]}\n"
+        f"@classLabel true {' '.join(classes)}\n@data\n"
+    )
     body = "".join(
         ":".join(",".join(str(v) for v in row) for row in trial) + f":{label}\n"
         for trial, label in zip(trials, labels, strict=True)

@@ -69,7 +69,7 @@ def test_short_segments(noise):
     "wrong", [{"highpass_hz": 130}, {"lowpass_hz": 60, "sfreq_hz": 100}, {"highpass_hz": 30, "lowpass_hz": 20}]
 )
 def test_edges_outside_the_band(noise, wrong):
-    with pytest.raises(ValueError, match="highpass_hz|lowpass_hz"):
+    with pytest.raises(ValueError, match=r"highpass_hz|lowpass_hz"):
         eeg.clean(recording(noise, 250.0), **wrong)
 
 

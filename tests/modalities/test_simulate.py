@@ -81,14 +81,17 @@ def test_eeg_of_a_radial_dipole_falls_along_the_scalp_and_is_largest_above_it():
         head.eeg_info(names, directions, person, 128.0), person, (person.origin + 0.07 * up)[None], up[None]
     )[:, 0]
     assert np.isfinite(field).all()
-    assert (np.diff(field[:4]) < 0).all() and field[0] > 0
+    assert (np.diff(field[:4]) < 0).all()
+    assert field[0] > 0
     assert 1 < field[0] * 1e-6 / 1e-5 < 1000, "one microampere-metre makes tens of microvolts to millivolts"
 
 
 def test_cap_directions_are_right_front_up():
     names, directions = head.cap(None, "biosemi32")
     at = dict(zip(names, directions, strict=True))
-    assert at["Cz"][2] > 0.95 and at["T8"][0] > 0.95 and at["Oz"][1] < -0.95
+    assert at["Cz"][2] > 0.95
+    assert at["T8"][0] > 0.95
+    assert at["Oz"][1] < -0.95
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
 
 
@@ -105,7 +108,8 @@ def test_references():
     mastoid = eeg.simulate(rng(4), montage="ten-twenty", trials=4)
     central = eeg.simulate(rng(4), montage="easycap28", trials=4)
     np.testing.assert_allclose(average.truth["leadfield"].mean(0), 0, atol=1e-12)
-    assert "Cz" not in central.channels.name and len(central.channels) == 28
+    assert "Cz" not in central.channels.name
+    assert len(central.channels) == 28
     assert mastoid.channels.name == eeg.TEN_TWENTY
     # Next to the reference there is little to measure; far from it there is much.
     size = dict(zip(central.channels.name, central.signal.std(1), strict=True))
@@ -128,7 +132,8 @@ def test_same_bytes_in_any_order_and_other_bytes_from_another_seed(dataset, tmp_
 @pytest.mark.parametrize("dataset", DATASETS, ids=lambda d: d.__name__.split(".")[-1])
 def test_contract_and_configuration(dataset, tmp_path):
     key = dataset.__name__.split(".")[-1]
-    assert dataset.CARD["simulated"] is True and dataset.CARD["subjects"] == len(dataset.sources(tmp_path))
+    assert dataset.CARD["simulated"] is True
+    assert dataset.CARD["subjects"] == len(dataset.sources(tmp_path))
     assert "simulated" in dataset.fetch(tmp_path / "raw")
     assert json.loads((tmp_path / "raw" / "MANIFEST.json").read_text())["simulated"] is True
     path = CONFIGS / f"{key}.yaml"
@@ -153,7 +158,8 @@ def test_every_device_is_among_the_training_people(dataset):
 @pytest.mark.parametrize("montage", list(eeg.MONTAGES))
 def test_eeg_is_finite_and_of_plausible_size(montage):
     recording = eeg.simulate(rng(5), montage=montage, trials=20)
-    assert np.isfinite(recording.signal).all() and np.isfinite(recording.channels.position).all()
+    assert np.isfinite(recording.signal).all()
+    assert np.isfinite(recording.channels.position).all()
     assert 5e-6 < np.median(recording.signal.std(1)) < 5e-5
     assert recording.events.label.count("left") == recording.events.label.count("right") == 10
     assert recording.events.onset[-1] + 3 == recording.duration
@@ -208,13 +214,15 @@ def test_imagining_the_right_hand_weakens_the_left_motor_cortex():
     )
     power, labels = band_power(carrier)
     right = power[labels == "right"].mean(0) - power[labels == "left"].mean(0)
-    assert right[0] < -0.7 and right[1] > 0.7
+    assert right[0] < -0.7
+    assert right[1] > 0.7
 
 
 def test_hub_network_recovers_its_hubs():
     recording = spikes.hub_network(rng(14), neurons=60, hubs=3, duration_s=120.0)
     weights, hub = recording.truth["connectivity"], recording.truth["hub"]
-    assert weights.shape == recording.truth["delay"].shape == (60, 60) and hub.sum() == 3
+    assert weights.shape == recording.truth["delay"].shape == (60, 60)
+    assert hub.sum() == 3
     assert not weights.diagonal().any()
     rate = len(recording.spike_time) / 60 / recording.duration
     assert 4 < rate < 8
@@ -261,13 +269,16 @@ def test_hand_moves_smoothly_to_its_targets():
     for at, label in zip(end, events.label, strict=True):
         expected = 0.0 if label == "centre" else 0.08
         assert np.linalg.norm(position[at]) == pytest.approx(expected, abs=1e-6)
-    assert set(events.label) >= {"centre", "target0"} and (end < 60000).all()
+    assert set(events.label) >= {"centre", "target0"}
+    assert (end < 60000).all()
 
 
 def test_reaching_sessions_of_an_animal_share_their_neurons():
-    one, two, hub = sim_spikes.recordings(None, subjects=["a2"], **SHORT[sim_spikes])
+    one, two, *hubs = sim_spikes.recordings(None, subjects=["a2"], **SHORT[sim_spikes])
     np.testing.assert_array_equal(one.truth["preferred"], two.truth["preferred"])
-    assert one.channels.name == two.channels.name and not set(one.channels.name) & set(hub.channels.name)
+    assert one.channels.name == two.channels.name
+    assert [h.session for h in hubs] == ["hub1", "hub2"]
+    assert not set(one.channels.name) & {name for h in hubs for name in h.channels.name}
     assert not np.array_equal(one.aligned["velocity"].values, two.aligned["velocity"].values)
 
 
@@ -296,9 +307,12 @@ def test_clean_drops_silent_neurons_with_their_truth_and_says_so():
     )
     cleaned = spikes.clean(recording)
     assert cleaned.channels.name == ["n0", "n2"]
-    assert cleaned.spike_time.tolist() == [0.1, 0.5, 0.7, 0.9] and cleaned.spike_neuron.tolist() == [0, 0, 1, 1]
-    assert cleaned.truth["connectivity"].tolist() == [[0, 2], [6, 8]] and cleaned.truth["lag_s"] == 0.1
+    assert cleaned.spike_time.tolist() == [0.1, 0.5, 0.7, 0.9]
+    assert cleaned.spike_neuron.tolist() == [0, 0, 1, 1]
+    assert cleaned.truth["connectivity"].tolist() == [[0, 2], [6, 8]]
+    assert cleaned.truth["lag_s"] == 0.1
     assert [s["step"] for s in cleaned.provenance["steps"]] == ["refractory", "silent neurons"]
-    assert recording.provenance["steps"] == [] and len(recording.spike_time) == 5
+    assert recording.provenance["steps"] == []
+    assert len(recording.spike_time) == 5
     with pytest.raises(ValueError, match="lower min_rate_hz"):
         spikes.clean(recording, min_rate_hz=100.0)
