@@ -39,7 +39,7 @@ def assign(
         ValueError: where nothing is left to train on, or a session is named that no recording has.
 
     >>> assign([("a/1", "1", ""), ("a/2", "2", "")], test_subjects=1, seed=0)
-    {'a/1': 'test', 'a/2': 'train'}
+    {'a/1': 'train', 'a/2': 'test'}
     """
     if everyone:
         if everyone not in ("train", "val", "test"):

@@ -80,7 +80,8 @@ def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path |
     """Have the listed files in `root`, copied from a folder or downloaded over https; right ones are left alone.
 
     A copy from a folder may hold any subset of the list. The manifest then says so, and later calls without `local`
-    accept that subset instead of downloading the rest. Files of the folder that are not listed are ignored.
+    accept that subset instead of downloading the rest. Files of the folder that are not listed are ignored. A wrong
+    file does not keep the others from being copied; it stays in the manifest, so that it cannot go missing in silence.
 
     Args:
         base_url: https address that the file names are appended to.
@@ -93,11 +94,11 @@ def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path |
         Number of files, size and source.
 
     Raises:
-        ValueError: for a file whose content is not the pinned one.
+        ValueError: naming every file whose content is not the pinned one, after all others are there.
         FileNotFoundError: for a folder without any of the files.
         ConnectionError: where a download fails, with what to copy where.
     """
-    root = Path(root)
+    root, wrong = _made(Path(root)), []
     if local is not None:
         local = Path(local)
         found = [n for n in checksums if (local / n).is_file()]
@@ -108,7 +109,10 @@ def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path |
             )
         for name in found:
             if not _right(root / name, checksums[name]):
-                _take(partial(shutil.copyfile, local / name), name, checksums[name], root)
+                try:
+                    _take(partial(shutil.copyfile, local / name), name, checksums[name], root)
+                except ValueError as error:
+                    wrong.append(str(error))
         kept = [n for n in checksums if n in found or _right(root / n, checksums[n])]
         source = f"a folder ({local.name})"
     elif (known := _manifest(root).get("files", {})) and "subset" in _manifest(root) and set(known) <= set(checksums):
@@ -124,6 +128,10 @@ def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path |
                 _take(partial(_download, base_url, name, root=root, key=key), name, checksums[name], root)
     extra = {} if len(kept) == len(checksums) else {"subset": f"{len(kept)} of {len(checksums)} files"}
     _write_manifest(root, source, {n: checksums[n] for n in kept}, **extra)
+    if wrong:
+        raise ValueError(
+            f"{len(kept) - len(wrong)} files of {key} are in {root}, {len(wrong)} are not:\n  " + "\n  ".join(wrong)
+        )
     return f"{len(kept)} of {len(checksums)} files, {_size(root, kept)}, from {source}"
 
 
@@ -143,7 +151,7 @@ def verify(root: Path) -> dict[str, dict]:
         path = root / name
         if not path.is_file():
             wrong.append(f"{name}: missing")
-        elif path.stat().st_size != entry["size"]:
+        elif entry["size"] not in (None, path.stat().st_size):
             wrong.append(f"{name}: {path.stat().st_size} bytes, expected {entry['size']}")
         elif (got := sha256(path)) != entry["sha256"]:
             wrong.append(f"{name}: sha256 {got}, expected {entry['sha256']}")
@@ -177,7 +185,7 @@ def checked(root: Path, name: str) -> tuple[Path, str]:
     entry = _manifest(Path(root)).get("files", {}).get(name)
     if entry and got != entry["sha256"]:
         size = path.stat().st_size
-        if size != entry["size"]:
+        if entry["size"] not in (None, size):
             raise ValueError(f"{path} has {size} bytes; expected {entry['size']}: {mend}")
         raise ValueError(f"{path} has sha256 {got}; expected {entry['sha256']}: {mend}")
     if path.stat().st_size == 0:
@@ -212,6 +220,11 @@ def _size(root: Path, names: Iterable[str]) -> str:
     return f"{sum((root / n).stat().st_size for n in names) / 1e6:.1f} MB"
 
 
+def _bytes(path: Path) -> int | None:
+    """Size of a file; None where it is not there."""
+    return path.stat().st_size if path.is_file() else None
+
+
 def _manifest(root: Path) -> dict:
     path = root / MANIFEST
     if not path.is_file():
@@ -230,7 +243,7 @@ def _complete(root: Path, members: Mapping[str, str]) -> bool:
 
 
 def _write_manifest(root: Path, source: str, names: Mapping[str, str], **extra: str) -> None:
-    table = {n: {"sha256": s, "size": (root / n).stat().st_size} for n, s in sorted(names.items())}
+    table = {n: {"sha256": s, "size": _bytes(root / n)} for n, s in sorted(names.items())}
     part = root / f".{MANIFEST}.part"
     part.write_text(json.dumps({"source": source, **extra, "files": table}, indent=1) + "\n")
     os.replace(part, root / MANIFEST)

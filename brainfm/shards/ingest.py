@@ -72,7 +72,7 @@ def ingest(
         try:
             recipe = _recipe(files, keywords, code)
         except OSError as error:
-            done.failed[subject] = f"{error.filename}: {error.strerror}"
+            done.failed[subject] = f"{error.filename}: {error.strerror}; run `brainfm fetch {out.name}` again"
             continue
         if _recipe_of(path) == recipe:
             done.kept.append(subject)

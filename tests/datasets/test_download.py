@@ -164,6 +164,24 @@ class TestFiles:
             download.files("https://example.invalid/x", SUMS, tmp_path / "toy", key="toy")
 
 
+def test_a_wrong_file_does_not_keep_the_others_away(tmp_path):
+    local, root = tmp_path / "from", tmp_path / "toy"
+    local.mkdir()
+    (local / "one.edf").write_bytes(b"1")
+    (local / "two.edf").write_bytes(b"222")
+    with pytest.raises(
+        ValueError, match=r"1 files of toy are in .*, 1 are not:\n  one\.edf: got 1 bytes.*expected sha256"
+    ):
+        download.files("https://example.invalid/x", SUMS, root, local, key="toy")
+    assert (root / "two.edf").read_bytes() == b"222"
+    assert not (root / "one.edf").exists()
+    with pytest.raises(ValueError, match=r"one\.edf: missing"):
+        download.verify(root)
+    (local / "one.edf").write_bytes(b"11")
+    assert download.files("https://example.invalid/x", SUMS, root, local).startswith("2 of 3 files")
+    download.verify(root)
+
+
 def test_verify_lists_every_wrong_file(tmp_path):
     local = tmp_path / "from"
     local.mkdir()

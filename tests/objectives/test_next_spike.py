@@ -90,7 +90,7 @@ def test_contrastive_equals_a_slow_loop_and_is_symmetric() -> None:
     slow = 0.0
     for i in range(5):
         for p, q in ((a, b), (b, a)):
-            slow -= float((q @ p[i] / 0.07).log_softmax(0)[i])
+            slow -= (q @ p[i] / 0.07).log_softmax(0)[i].item()
     assert float(loss) == pytest.approx(0.25 * slow / 10, rel=1e-4)
     swapped = objective(Says(speed=(y, here), spikes=(x, here)), batch)["contrastive"]
     assert float(swapped) == pytest.approx(float(loss), rel=1e-6)
