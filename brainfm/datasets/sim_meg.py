@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from brainfm.datasets import simulated
 from brainfm.modalities import head, meg
 from brainfm.recording import Recording
 
@@ -26,10 +26,7 @@ CARD = {
 
 def fetch(root: Path, local: Path | None = None) -> str:
     """Make the folder `root` with a manifest that says that nothing was recorded; `local` is not needed."""
-    root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "MANIFEST.json").write_text(json.dumps({"simulated": True, "files": {}}, indent=1) + "\n")
-    return f"{CARD['title']}: simulated, nothing to fetch"
+    return simulated.fetch(root, str(CARD["title"]))
 
 
 def sources(root: Path) -> dict[str, list[Path]]:
@@ -60,10 +57,7 @@ def recordings(
     Raises:
         KeyError: for an unknown subject.
     """
-    for subject in SUBJECTS if subjects is None else subjects:
-        if subject not in SUBJECTS:
-            raise KeyError(f"no subject {subject!r} in sim_meg; expected one of {', '.join(SUBJECTS)}")
-        number = SUBJECTS.index(subject)
+    for number, subject in simulated.numbered(SUBJECTS, subjects, "sim_meg"):
         yield meg.simulate(
             np.random.default_rng([seed, number]),
             array=list(head.ARRAYS)[number % len(head.ARRAYS)],

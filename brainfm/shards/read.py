@@ -171,9 +171,7 @@ class Windows:
     @staticmethod
     def join(parts: Sequence[Windows]) -> Windows:
         """All rows of `parts`, in order."""
-        recordings: dict[str, Stored] = {}
-        for part in parts:
-            recordings |= {r.id: r for r in part.recordings}
+        recordings = {r.id: r for part in parts for r in part.recordings}
         number = {key: i for i, key in enumerate(recordings)}
         rows = [np.array([number[p.recordings[r].id] for r in p.recording], np.int64) for p in parts]
         return Windows(
@@ -272,27 +270,23 @@ class Corpus:
         """
         if tmax <= tmin:
             raise ValueError(f"a trial from {tmin} to {tmax} s has no length; expected tmax after tmin")
-        rows, label, stimulus = [], [], []
+        rows: list[tuple[int, int, int, str, str]] = []
         for i, stored in enumerate(self.recordings):
             n = round((tmax - tmin) * rate(stored))
-            stretches = _stretches(stored)
-            for onset, word, shown in zip(
-                stored.events.onset, stored.events.label, stored.events.stimulus, strict=True
-            ):
+            stretches, events = _stretches(stored), stored.events
+            for onset, word, shown in zip(events.onset, events.label, events.stimulus, strict=True):
                 start = round((onset + tmin) * rate(stored))
                 inside = any(a <= start and start + n <= b for a, b in stretches)
                 if inside and (labels is None or word in labels):
-                    rows.append((i, start, n))
-                    label.append(word)
-                    stimulus.append(shown)
+                    rows.append((i, start, n, word, shown))
         if not rows:
             known = sorted({word for r in self.recordings for word in r.events.label})
             raise ValueError(
                 f"no trial of {tmin} to {tmax} s with labels {labels or 'any'}; the events are {known or 'none'}"
             )
-        table = np.array(rows, np.int64)
-        words = (np.array(label, dtype=object), np.array(stimulus, dtype=object))
-        return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], *words)
+        table = np.array(rows, dtype=object)
+        recording, start, samples = table[:, :3].astype(np.int64).T
+        return Windows(self.recordings, recording, start, samples, table[:, 3], table[:, 4])
 
 
 def open_shards(path: str | Path) -> Corpus:
@@ -388,7 +382,8 @@ def _frames(path: Path, group: str) -> np.ndarray:
         with h5py.File(path, "r") as file:
             data = file[f"{group}/signal"]
             if data.chunks is None and data.id.get_offset() is not None and not data.external:
-                return np.memmap(path, data.dtype, "r", data.id.get_offset(), data.shape)
+                mapped = np.memmap(path, data.dtype, "r", data.id.get_offset(), data.shape)
+                return mapped.view(np.ndarray)  # the same pages; slicing a memmap itself costs more than reading it
             return data[()]
 
     return cached(("frames", path, path.stat().st_mtime_ns, group), make)

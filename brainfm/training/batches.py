@@ -76,8 +76,10 @@ class Batcher:
         values = torch.zeros(len(found), channels, patches * self.patch)
         real = torch.zeros(len(found), channels, patches, dtype=torch.bool)
         into = values.numpy()
-        for i, (window, table) in enumerate(zip(found, tables, strict=True)):
-            np.multiply(window, _gain(table)[:, None], out=into[i, : len(window), : samples[i]], casting="same_kind")
+        different, which = _distinct(tables)
+        gains = [_gain(table)[:, None] for table in different]
+        for i, window in enumerate(found):
+            np.multiply(window, gains[which[i]], out=into[i, : len(window), : samples[i]], casting="same_kind")
             real[i, : len(window), : int(samples[i]) // self.patch] = True
         place, orientation, kind = _geometry(tables, channels)
         values = values.view(len(found), channels * patches, self.patch)
@@ -125,16 +127,24 @@ def _gain(table: Channels) -> np.ndarray:
     return gain
 
 
+def _distinct(tables: list[Channels]) -> tuple[list[Channels], list[int]]:
+    """The different tables of a batch, and which of them each sample has: most batches repeat a few."""
+    number: dict[int, int] = {}
+    which = [number.setdefault(id(table), len(number)) for table in tables]
+    return [tables[which.index(n)] for n in range(len(number))], which
+
+
 def _geometry(tables: list[Channels], channels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    place = torch.full((len(tables), channels, 3), torch.nan)
-    orientation = torch.zeros(len(tables), channels, 3)
-    kind = torch.full((len(tables), channels), -1)
-    for i, table in enumerate(tables):
+    different, which = _distinct(tables)
+    place = torch.full((len(different), channels, 3), torch.nan)
+    orientation = torch.zeros(len(different), channels, 3)
+    kind = torch.full((len(different), channels), -1)
+    for i, table in enumerate(different):
         n = len(table)
         place[i, :n] = torch.from_numpy(table.position.astype(np.float32))
         orientation[i, :n] = torch.from_numpy(table.orientation.astype(np.float32))
         kind[i, :n] = torch.tensor([KINDS.index(k) for k in table.kind])
-    return place, orientation, kind
+    return place[which], orientation[which], kind[which]
 
 
 def _covariate(name: str, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> torch.Tensor:
