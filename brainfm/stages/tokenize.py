@@ -1,11 +1,11 @@
 """tokenize: train a codebook on a corpus, keep it in data/models/<key>, and write data/codes/<key>."""
 
-import json
 import shutil
 from pathlib import Path
 
 from brainfm import config
 from brainfm.shards.read import open_shards
+from brainfm.training.checkpoint import write_card
 from brainfm.training.codes import tokenize
 from brainfm.training.figures import of_tokenizer
 from brainfm.training.runs import BLOCKS, TOKENIZER, train_and_save
@@ -25,5 +25,5 @@ def run(key: str, seed: int, root: Path = Path()) -> None:
     )
     shutil.copytree(folder, out / TOKENIZER, dirs_exist_ok=True)
     tokenizer.card["codes"] = said
-    (folder / "card.json").write_text(json.dumps(tokenizer.card, indent=1, sort_keys=True) + "\n")
+    write_card(folder, tokenizer.card)
     print(f"tokenize {key}: {said}")

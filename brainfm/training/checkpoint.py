@@ -74,8 +74,13 @@ class Pretrained:
             torch.manual_seed(seed)
             return Pretrained(build(self.config, self.facts).eval(), self.config, self.facts, {"untrained": True})
 
-    def save(self, folder: Path) -> Path:
-        """Write the folder in one step: whole or not at all; an older model of that name is replaced."""
+    def save(self, folder: Path, beside: dict[str, Path] | None = None) -> Path:
+        """Write the folder in one step: whole or not at all; an older model of that name is replaced.
+
+        Args:
+            folder: where the model goes.
+            beside: name → file or folder to copy into it, for example the curves of its training.
+        """
         folder = Path(folder)
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -84,13 +89,22 @@ class Pretrained:
         save_file(weights, part / WEIGHTS, metadata={"format": "pt"})
         described = {**self.config, "facts": asdict(self.facts)}
         (part / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
-        (part / CARD).write_text(json.dumps(self.card, indent=1, sort_keys=True) + "\n")
+        write_card(part, self.card)
+        for name, path in (beside or {}).items():
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, part / name)
         old = folder.with_name(f".{folder.name}.old")
         if folder.exists():
             os.replace(folder, old)
         os.replace(part, folder)
         shutil.rmtree(old, ignore_errors=True)
         return folder
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write a model's card, in one step."""
+    part = folder / f".{CARD}.part"
+    part.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    os.replace(part, folder / CARD)
 
 
 class evaluating:

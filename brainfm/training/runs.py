@@ -138,8 +138,7 @@ def train_and_save(
     pretrained.model.eval()
     if figures:
         pretrained.card["figures"] = figures(pretrained, val_rows)
-    pretrained.save(out)
-    shutil.copyfile(done.curves, out / "metrics.csv")
+    pretrained.save(out, {"metrics.csv": done.curves, "dvclive": work / "dvclive"})
     shutil.rmtree(work)
     return pretrained
 
