@@ -122,7 +122,7 @@ class Decoder:
             from brainfm.evaluations.protocol import fit_linear
 
             people = trials.windows.of("person") if isinstance(trials, WindowDataset) else np.full(len(labels), "one")
-            fitted = fit_linear(_features(self.encoder, trials), labels, people, self.seed)
+            fitted = fit_linear(self.encoder.pooled(trials), labels, people, self.seed)
             scale, linear = fitted[0], fitted[-1]
             parts = {"mean": scale.mean_, "scale": scale.scale_, "weight": linear.coef_, "bias": linear.intercept_}
             self._head = {k: torch.tensor(v, dtype=torch.float64) for k, v in parts.items()}
@@ -140,7 +140,7 @@ class Decoder:
         if not hasattr(self, "classes_"):
             raise ValueError("this Decoder is not fitted; call fit first")
         trials = self._trials(X, channels, sfreq, fitted=True)
-        features = torch.tensor(_features(self.encoder, trials))
+        features = torch.tensor(self.encoder.pooled(trials))
         if isinstance(self._head, Supervised):
             with torch.inference_mode():
                 return self._head.head(self._head.norm(features)).softmax(1).numpy()
@@ -211,8 +211,11 @@ class Decoder:
             decoder._head = weights
         return decoder
 
-    def _finetune(self, trials: Dataset, labels: np.ndarray) -> tuple[Pretrained, Supervised]:
-        """Train a copy of the network with a linear head; the last fifth of the trials shows when it overfits."""
+    def _finetune(self, trials: WindowDataset | ArrayDataset, labels: np.ndarray) -> tuple[Pretrained, Supervised]:
+        """Train a copy of the network with a linear head.
+
+        The loss and accuracy that it prints are those of the trials it is trained on: no trial is spared to stop early.
+        """
         from brainfm.training.data import ShardData
         from brainfm.training.pretraining import Settings, train
 
@@ -223,7 +226,8 @@ class Decoder:
         for parameter in tuned.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         tuned.model.train()
-        width = _features(tuned, trials, 1).shape[1]
+        with torch.inference_mode(), checkpoint.evaluating(tuned.model):
+            width = tuned.model.encode(trials.__getitems__([0])).pooled.shape[1]
         head = Supervised(width, len(self.classes_))
         labelled = _Labelled(trials, labels)
         settings = Settings(
@@ -298,17 +302,6 @@ def _described(trials: WindowDataset | ArrayDataset) -> tuple[list[str], int]:
         return list(trials.channels.name), trials.signal.shape[-1]
     tables = {tuple(r.channels.name) for r in trials.windows.recordings}
     return (list(tables.pop()) if len(tables) == 1 else []), int(trials.windows.samples.max())
-
-
-def _features(encoder: Pretrained, trials: Any, limit: int | None = None) -> np.ndarray:
-    """`(trial, feature)` pooled encodings."""
-    n = len(trials) if limit is None else min(limit, len(trials))
-    found = []
-    with torch.inference_mode(), checkpoint.evaluating(encoder.model):
-        for start in range(0, n, 64):
-            batch = trials.__getitems__(list(range(start, min(start + 64, n))))
-            found.append(encoder.model.encode(batch).pooled.float().numpy())
-    return np.concatenate(found)
 
 
 def arrays(

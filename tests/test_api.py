@@ -79,7 +79,7 @@ def test_readout_is_the_logistic_regression_that_was_fitted(encoder: Pretrained)
     labels = np.where(np.arange(40) % 4 == 3, "rest", labels)
     decoder = brainfm.Decoder(encoder).fit(signal, labels, channels=NAMES, sfreq=SFREQ)
     dataset = decoder._trials(signal, NAMES, SFREQ)
-    features = api._features(encoder, dataset)
+    features = encoder.pooled(dataset)
     expected = fit_linear(features, labels, np.full(40, "one"), 0).predict_proba(features)
     np.testing.assert_allclose(decoder.predict_proba(signal, channels=NAMES, sfreq=SFREQ), expected, atol=1e-5)
 

@@ -227,12 +227,8 @@ def open_codes(path: str | Path) -> CodeCorpus:
         FileNotFoundError: where there is no code shard.
         ShardError: for a file that is not a whole code shard of this schema version.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else sorted(path.glob("**/*.h5"))
-    files = [f for f in files if not f.name.startswith(".")]
-    if not files:
-        raise FileNotFoundError(f"no code shard under {path}; make them with `brainfm tokenize`")
-    return CodeCorpus(tuple(r for f in files for r in _headers(f)), path)
+    files = schema.shard_files(Path(path), "no code shard under {}; make them with `brainfm tokenize`")
+    return CodeCorpus(tuple(r for f in files for r in _headers(f)), Path(path))
 
 
 def _headers(path: Path) -> list[StoredCodes]:

@@ -299,12 +299,8 @@ def open_shards(path: str | Path) -> Corpus:
         FileNotFoundError: where there is no shard.
         ShardError: for a file that is not a whole shard of this schema version.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else sorted(path.glob("**/*.h5"))
-    files = [f for f in files if not f.name.startswith(".")]
-    if not files:
-        raise FileNotFoundError(f"no shard under {path}; make them with `brainfm ingest DATASET`")
-    return Corpus(tuple(r for f in files for r in _headers(f)), path)
+    files = schema.shard_files(Path(path), "no shard under {}; make them with `brainfm ingest DATASET`")
+    return Corpus(tuple(r for f in files for r in _headers(f)), Path(path))
 
 
 def _headers(path: Path) -> list[Stored]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -45,6 +46,15 @@ def frame_samples(sfreq: float) -> int:
 def group_name(session: str, run: str) -> str:
     """Name of a recording's group inside its shard."""
     return f"{session}_{run}"
+
+
+def shard_files(path: Path, absent: str) -> list[Path]:
+    """The finished files at or under `path`, sorted; FileNotFoundError saying `absent` where there is none."""
+    found = [path] if path.is_file() else sorted(path.glob("**/*.h5"))
+    files = [f for f in found if not f.name.startswith(".")]
+    if not files:
+        raise FileNotFoundError(absent.format(path))
+    return files
 
 
 def checksum(group: h5py.Group) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 from brainfm import catalog
 from brainfm.shards.read import Windows
 from brainfm.tokens import Facts
-from brainfm.training.batches import Batcher, batches
+from brainfm.training.batches import Batcher, WindowDataset
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
 
@@ -61,10 +61,15 @@ class Pretrained:
 
     def features(self, windows: Windows, size: int = 64) -> np.ndarray:
         """`(window, feature)` the pooled encoding of every window, in order, without gradients."""
+        return self.pooled(WindowDataset(windows, self.batcher()), size)
+
+    def pooled(self, trials: Any, size: int = 64) -> np.ndarray:
+        """As `features`, of any dataset of whole batches (`__getitems__(rows) -> TokenBatch`)."""
         device = next(self.model.parameters()).device
         found: list[np.ndarray] = []
         with torch.inference_mode(), evaluating(self.model):
-            for batch in batches(windows, self.batcher(), size):
+            for start in range(0, len(trials), size):
+                batch = trials.__getitems__(list(range(start, min(start + size, len(trials)))))
                 found.append(self.model.encode(batch.to(device)).pooled.float().cpu().numpy())
         return np.concatenate(found)
 

@@ -189,8 +189,10 @@ def train(
         module = Pretraining(model, objectives, settings, seed)
         before = torch.get_num_threads()
         torch.set_num_threads(settings.threads or before)
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-        torch.set_num_threads(before)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        finally:
+            torch.set_num_threads(before)
     join_curves(earlier, curves)
     return Trained(clock.seconds(), last_values(curves), curves)
 

@@ -90,11 +90,7 @@ def train_and_save(
     window = config.keywords(sides, settings["windows"], f"{where}: windows", ("corpus",))
     tuned = Settings(**config.keywords(Settings, settings["training"], f"{where}: training"))
     train_rows, val_rows = sides(corpus, **window)
-    seen = Corpus(tuple(r for r in corpus.recordings if r.split == "train"), corpus.root)
-    if window.get("datasets"):
-        seen = seen.where(dataset=window["datasets"])
-    if window.get("sessions"):
-        seen = seen.where(session=window["sessions"])
+    seen = Corpus(train_rows.recordings, corpus.root)
     facts = inner.facts if inner else facts_of(seen, window["length_s"])
     described = {"kind": kind, "name": name, "keywords": keywords}
     if inner:
