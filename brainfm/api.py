@@ -319,7 +319,7 @@ def arrays(
     from brainfm.recording import Channels
 
     if hasattr(X, "info"):
-        table, picks = electrodes.from_info(X.info)
+        table, picks, _ = electrodes.from_info(X.info)
         data, sfreq = X.get_data(picks=picks), float(X.info["sfreq"])
     elif isinstance(X, np.ndarray):
         if channels is None or sfreq is None:

@@ -1,205 +1,374 @@
-"""Leakage: does anything that a score was measured on stand anywhere on the training side?
+"""Leakage: does anything on one side of a split stand on the other side too?
 
-Models and results carry a record of the windows they saw. The audit compares the records pairwise, and the data behind
-them, frame by frame, so that the same session under two names is found as well. It trusts no split: it checks.
+Models and results carry a record of the windows they saw. From these records the audit lists every split that a stage
+used: training and validation of each model and of the tokenizer inside it, training and test of each result, the
+calibration windows of people it transferred to, and all that a model saw against all that it was tested on. It trusts
+none of them, and it says what it could not check.
+
+What two windows share. After filtering, a sample at time t depends on raw samples from t - reach to t + reach. So two
+windows of a recording share raw samples unless at least 2 * reach lies between them. Each segment is filtered by
+itself: windows with a break between them share nothing.
+
+What makes the same data under two names is said in `brainfm/shards/twins.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from brainfm.shards.read import Corpus, Stored, open_shards
-
-Intervals = dict[str, list[list[float]]]
-
-#: Frames with fewer spikes than this are too common to say that two recordings are the same.
-FEW_SPIKES = 8
+from brainfm.shards import schema
+from brainfm.shards.read import Corpus, Stored, open_shards, rate
+from brainfm.shards.twins import Intervals, Twins, find, groups_of, merged, pairs, touched, whole
 
 
 @dataclass
 class Check:
-    """One kind of check: how many pairs were compared, and every leak found, in words."""
+    """One kind of check.
+
+    Attributes:
+        what: what is demanded. pairs: how many pairs (or whatever `of` says) were looked at.
+        leaks: every leak, in words. warnings: what is odd and leaks nothing. unchecked: what could not be looked at.
+    """
 
     what: str
     pairs: int = 0
+    of: str = "pairs of recordings"
     leaks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
 
-def audit(shards: Path, models: list[Path], results: list[Path]) -> list[Check]:
-    """Check every result against its own training windows and against all that its model was pretrained on.
+@dataclass(frozen=True)
+class Split:
+    """Two sides that were kept apart, and by what: "windows", "sessions" or "people"."""
+
+    name: str
+    left: Intervals
+    right: Intervals
+    apart: str = "windows"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The splits that were found, and what became of each check."""
+
+    splits: list[Split]
+    checks: list[Check]
+
+
+def audit(shards: Path, models: list[Path], results: list[Path]) -> Audit:
+    """Check every split of these models and results, and the split files of the corpus.
 
     Args:
         shards: corpus folder that holds every recording named. models: model folders. results: result files.
+
+    Raises:
+        ValueError: for a card or a result that does not say what it saw.
     """
     corpus = open_shards(shards)
     stored = {r.id: r for r in corpus.recordings}
-    cards = {p.name: json.loads((p / "card.json").read_text()) for p in models}
-    checks = {
-        word: Check(word)
-        for word in (
-            "training and test windows do not overlap in time",
-            "training and test people differ, or at least their sessions",
-            "pretraining never saw a test window",
-            "transfer: pretraining never saw a test person",
-            "windows lie on the side that the split gave their recording",
-            "no stimulus is on both sides",
-            "no frame of data is on both sides, under whatever name",
-            "the shards are those that the model and the result were made from",
-        )
-    }
-    overlap, people, pretraining, persons, sides, stimuli, frames, same = checks.values()
-    hashes = _Hashes(stored)
-    for name, card in cards.items():
-        for side in ("train", "val"):
-            seen = card["windows"][side]
-            _on_side(sides, name, seen, stored, {"train", "val"})
-        _same_data(same, name, card["checksums"], stored)
-    for path in results:
-        result = json.loads(path.read_text())
-        name = f"{result['stage']} {result['key']}"
-        train, test = result["windows"]["train"], result["windows"]["test"]
-        _overlap(overlap, name, train, test)
-        _sessions(people, name, train, test)
-        _on_side(sides, name, test, stored, {"test"})
-        _same_data(same, name, result["checksums"], stored)
-        card = cards.get(result["model"])
-        if card is None:
-            pretraining.leaks.append(f"{name}: its model {result['model']} has no card, so nothing proves what it saw")
-            continue
-        for label, seen in _seen_by(result["model"], card):
-            _overlap(pretraining, f"{name} and {label}", seen, test)
-            if result["stage"] == "transfer":
-                _persons(persons, f"{name} and {label}", seen, test)
-            _stimuli(stimuli, f"{name} and {label}", seen, test, stored)
-            _frames(frames, f"{name} and {label}", seen, test, hashes)
-        _stimuli(stimuli, name, train, test, stored)
-        _frames(frames, name, train, test, hashes)
-    return list(checks.values())
+    cards = {p.name: _read(p / "card.json", "pretrain") for p in models}
+    found = {_name(r): r for r in (_read(p, "decode or transfer") for p in results)}
+    splits = [*_of_models(cards), *_of_results(found, cards)]
+    used = {k for s in splits for side in (s.left, s.right) for k in side}
+    overlap, reach = _windows(splits, stored)
+    frames, files = find(stored)
+    checks = [
+        overlap,
+        reach,
+        _ids("no session is on both sides, where sessions or people are held out", splits, ("sessions", "people")),
+        _ids("no person is on both sides, where people are held out", splits, ("people",)),
+        _stimuli(splits, stored),
+        _twins("no frame of data is on both sides, under whatever name", splits, stored, frames),
+        _twins("no raw file is on both sides, under whatever name", splits, stored, files),
+        _split_files(shards, stored),
+        _on_sides(cards, found, stored),
+        _same_data(cards, found, corpus),
+        _complete(cards, found),
+    ]
+    known = [stored[k] for k in used if k in stored]
+    _admit(reach, known, lambda r: not r.reach_s, "no filter of ours in them; one applied before is not known")
+    _admit(checks[4], known, lambda r: not any(r.events.stimulus), "no stimulus ids")
+    return Audit(splits, checks)
 
 
-def _seen_by(name: str, card: dict[str, Any]) -> Iterator[tuple[str, Intervals]]:
-    """What a model was trained and validated on, and what the tokenizer inside it was."""
-    for side in ("train", "val"):
-        yield f"{name}'s {side} windows", card["windows"][side]
+def _read(path: Path, stage: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not whole ({error}); remove it and run {stage} again") from error
+    missing = [k for k in ("windows", "checksums") if not isinstance(found.get(k), dict)]
+    if missing:
+        raise ValueError(f"{path} does not say what it saw ({', '.join(missing)} missing); run {stage} again")
+    return found
+
+
+def _admit(check: Check, known: list[Stored], lacks: Callable[[Stored], bool], why: str) -> None:
+    """Say how many of the recordings in use could not be checked."""
+    lacking = sum(map(lacks, known))
+    if lacking:
+        check.unchecked.append(f"{lacking} of {len(known)} recordings in use: {why}")
+
+
+def _name(result: dict[str, Any]) -> str:
+    return f"{result['stage']} {result['key']}"
+
+
+# Which splits there are.
+
+
+def _seen_by(name: str, card: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A model's card, and that of the tokenizer inside it."""
+    yield name, card
     if card.get("tokenizer"):
         yield from _seen_by(f"{name}'s tokenizer", card["tokenizer"])
 
 
-def _overlap(check: Check, name: str, train: Intervals, test: Intervals) -> None:
-    check.pairs += len(train) * len(test)
-    for key in sorted(set(train) & set(test)):
-        for a, b in train[key]:
-            for c, d in test[key]:
-                if min(b, d) - max(a, c) > 1e-9:
-                    check.leaks.append(f"{name}: {key} from {max(a, c):.3f} to {min(b, d):.3f} s is on both sides")
+def _of_models(cards: dict[str, dict[str, Any]]) -> Iterator[Split]:
+    for name, card in _all_cards(cards):
+        yield Split(f"{name}, train and val", card["windows"]["train"], card["windows"]["val"])
 
 
-def _sessions(check: Check, name: str, train: Intervals, test: Intervals) -> None:
-    """A person on both sides is allowed only with other sessions, and it is said."""
-    check.pairs += len(train) * len(test)
-    both = sorted({k.rsplit("/", 1)[0] for k in train} & {k.rsplit("/", 1)[0] for k in test})
-    check.leaks += [f"{name}: session {x} is on both sides" for x in both]
+def _all_cards(cards: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, card in cards.items():
+        yield from _seen_by(name, card)
 
 
-def _persons(check: Check, name: str, seen: Intervals, test: Intervals) -> None:
-    check.pairs += len(seen) * len(test)
-    both = sorted({_person(k) for k in seen} & {_person(k) for k in test})
-    check.leaks += [f"{name}: {x} was seen in pretraining" for x in both]
+def _of_results(found: dict[str, dict[str, Any]], cards: dict[str, dict[str, Any]]) -> Iterator[Split]:
+    """A result's own sides against each other, and all that its model saw against what is scored or calibrates."""
+    for name, result in found.items():
+        windows, transfer = result["windows"], result["stage"] == "transfer"
+        others = "sessions" if result.get("same_people") or not transfer else "people"
+        sides = {k: windows[k] for k in ("test", "calibration") if windows.get(k)}
+        for side, held in sides.items():
+            yield Split(f"{name}, train and {side}", windows["train"], held, others)
+        if "calibration" in sides:
+            yield Split(f"{name}, calibration and test", windows["calibration"], windows["test"])
+        if windows.get("halves"):
+            yield Split(f"{name}, first and second halves", *windows["halves"])
+        for model, card in _seen_by(result["model"], cards[result["model"]]) if result["model"] in cards else ():
+            for seen in ("train", "val"):
+                for side, held in sides.items():
+                    apart = "people" if transfer else "windows"
+                    yield Split(f"{name}'s {side} and {model}'s {seen} windows", card["windows"][seen], held, apart)
 
 
-def _person(recording: str) -> str:
-    return "/".join(recording.split("/")[:2])
+# Windows in time.
 
 
-def _on_side(check: Check, name: str, seen: Intervals, stored: dict[str, Stored], sides: set[str]) -> None:
-    check.pairs += len(seen)
-    for key in seen:
-        if key not in stored:
-            check.leaks.append(f"{name}: recording {key} is not in the shards any more; run the pipeline again")
-        elif stored[key].split not in sides:
-            check.leaks.append(
-                f"{name}: {key} is on the {stored[key].split!r} side; expected {' or '.join(sorted(sides))}"
-            )
+def _windows(splits: list[Split], stored: dict[str, Stored]) -> tuple[Check, Check]:
+    """No second twice, and the filters' reach between windows of one recording."""
+    overlap = Check("no second is on both sides")
+    reach = Check("windows on different sides share no raw sample through the filters", of="recordings on both sides")
+    for split in splits:
+        overlap.pairs += len(split.left) * len(split.right)
+        for key in sorted(split.left.keys() & split.right.keys()):
+            one = stored.get(key)
+            per_s = rate(one) if one else 1e6
+            left, right = (merged(np.round(np.array(x, float).reshape(-1, 2) * per_s)) for x in
+                           (split.left[key], split.right[key]))  # fmt: skip
+            for i, j in near(left, right, 0):
+                a, b = max(left[i, 0], right[j, 0]) / per_s, min(left[i, 1], right[j, 1]) / per_s
+                overlap.leaks.append(f"{split.name}: {key} from {a:.3f} to {b:.3f} s is on both sides")
+            reach.pairs += 1
+            if one is None or not one.reach_s:
+                continue
+            gap = math.ceil(2 * one.reach_s * per_s - 1e-6)
+            (left, _), (right, shift) = (segmented(x, one.segments, gap) for x in (left, right))
+            for i, j in near(left, right, gap):
+                apart = max(left[i, 0] - right[j, 1], right[j, 0] - left[i, 1])
+                if apart >= 0:
+                    reach.leaks.append(
+                        f"{split.name}: {key}, the windows around {(right[j, 0] - shift[j]) / per_s:.3f} s are "
+                        f"{apart / per_s:.3f} s apart; the filters reach {one.reach_s:g} s to either side, so leave "
+                        f"{gap / per_s:.3f} s"
+                    )
+    return overlap, reach
 
 
-def _same_data(check: Check, name: str, checksums: dict[str, str], stored: dict[str, Stored]) -> None:
-    check.pairs += len(checksums)
-    changed = [k for k, v in checksums.items() if k not in stored or stored[k].checksum != v]
-    check.leaks += [f"{name}: {key} has changed since; run the pipeline again" for key in changed]
+def near(left: np.ndarray, right: np.ndarray, gap: float) -> list[tuple[int, int]]:
+    """For each row of `right` that lies less than `gap` from a row of `left`: that row and its own; both are merged."""
+    low = np.searchsorted(left[:, 1], right[:, 0] - gap, "right")
+    high = np.searchsorted(left[:, 0], right[:, 1] + gap, "left")
+    return [(int(low[j]), int(j)) for j in np.flatnonzero(high > low)]
 
 
-def _stimuli(check: Check, name: str, seen: Intervals, test: Intervals, stored: dict[str, Stored]) -> None:
-    check.pairs += len(seen) * len(test)
-    both = _shown(seen, stored) & _shown(test, stored)
-    check.leaks += [f"{name}: stimulus {x!r} is on both sides" for x in sorted(both)]
+def segmented(spans: np.ndarray, segments: np.ndarray, gap: float) -> tuple[np.ndarray, np.ndarray]:
+    """The spans cut at breaks, those of later segments moved later so that every break is at least `gap` long.
+
+    Returns:
+        `(span, 2)` the moved pieces, and `(span,)` how far each was moved.
+    """
+    segments = segments[np.argsort(segments[:, 0])]
+    first = np.searchsorted(segments[:, 1], spans[:, 0], "right")
+    count = np.maximum(np.searchsorted(segments[:, 0], spans[:, 1], "left") - first, 0)
+    row = np.repeat(np.arange(len(spans)), count)
+    segment = first[row] + np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    moved = segment * gap
+    start = np.maximum(spans[row, 0], segments[segment, 0])
+    return np.stack([start, np.minimum(spans[row, 1], segments[segment, 1])], axis=1) + moved[:, None], moved
 
 
-def _shown(intervals: Intervals, stored: dict[str, Stored]) -> set[str]:
-    """`dataset:stimulus` of every event inside the intervals."""
-    shown = set()
-    for key, spans in intervals.items():
-        if key in stored:
-            events = stored[key].events
-            for onset, stimulus in zip(events.onset, events.stimulus, strict=True):
-                if stimulus and any(a <= onset < b for a, b in spans):
-                    shown.add(f"{stored[key].dataset}:{stimulus}")
-    return shown
+# Sessions, people, stimuli.
 
 
-def _frames(check: Check, name: str, seen: Intervals, test: Intervals, hashes: _Hashes) -> None:
-    check.pairs += len(seen) * len(test)
-    known = {h: key for key in seen for h in hashes.of(key, seen[key])}
-    for key in test:
-        twins = {known[h] for h in hashes.of(key, test[key]) if h in known} - {key}
-        check.leaks += [f"{name}: {key} holds the same data as {twin}" for twin in sorted(twins)]
+def _ids(what: str, splits: list[Split], apart: tuple[str, ...]) -> Check:
+    """No session, or no person, on both sides of the splits that promise it."""
+    check = Check(what)
+    words = 3 if "sessions" in apart else 2
+    for split in splits:
+        if split.apart in apart:
+            check.pairs += len(split.left) * len(split.right)
+            sides = [{"/".join(k.split("/")[:words]) for k in x} for x in (split.left, split.right)]
+            kind = "session" if words == 3 else "person"
+            check.leaks += [f"{split.name}: {kind} {x} is on both sides" for x in sorted(sides[0] & sides[1])]
+    if not check.pairs:
+        check.unchecked.append(f"no split holds out {apart[-1]}")
+    return check
 
 
-class _Hashes:
-    """Hashes of the whole seconds (or volumes) of each recording, made once."""
-
-    def __init__(self, stored: dict[str, Stored]) -> None:
-        self.stored = stored
-        self.made: dict[str, list[tuple[float, float, bytes]]] = {}
-
-    def of(self, key: str, spans: list[list[float]]) -> set[bytes]:
-        """Hashes of the frames that touch the spans."""
-        if key not in self.stored:
-            return set()
-        if key not in self.made:
-            self.made[key] = list(_hashed(self.stored[key]))
-        return {h for a, b, h in self.made[key] if any(a < d and b > c for c, d in spans)}
+def _stimuli(splits: list[Split], stored: dict[str, Stored]) -> Check:
+    """No stimulus on both sides, unless it is one presentation that goes on across a cut in time."""
+    check = Check("no stimulus is on both sides")
+    shown = {k: _presented(r) for k, r in stored.items() if any(r.events.stimulus)}
+    for split in splits:
+        check.pairs += sum(k in shown for k in split.left) * sum(k in shown for k in split.right)
+        left, right = (_shown(side, shown) for side in (split.left, split.right))
+        for name in sorted(left.keys() & right.keys()):
+            if len(left[name] | right[name]) > 1:
+                check.leaks.append(f"{split.name}: stimulus {name!r} is on both sides")
+    return check
 
 
-def _hashed(stored: Stored) -> Iterator[tuple[float, float, bytes]]:
-    """Start, stop (s) and hash of each frame that says something; constant frames are left out."""
-    if not stored.sfreq:
-        for second in range(int(stored.duration)):
-            time, neuron = stored.spikes(second, second + 1)
-            if len(time) >= FEW_SPIKES:
-                data = np.round((time - second) * 1e4).astype(np.int64).tobytes() + neuron.astype(np.int64).tobytes()
-                yield second, second + 1, hashlib.blake2b(data, digest_size=16).digest()
-        return
-    step = max(1, round(stored.sfreq)) if stored.sfreq >= 4 else 1
-    for start in range(0, stored.samples - step + 1, step):
-        frame = stored.signal(start, start + step)
-        if frame.size > 8 and np.ptp(frame) > 0:
-            digest = hashlib.blake2b(frame.tobytes(), digest_size=16).digest()
-            yield start / stored.sfreq, (start + step) / stored.sfreq, digest
+def _presented(stored: Stored) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Start and stop (s) and `dataset:stimulus` of each presentation; an instant counts as the moment after it."""
+    events = stored.events
+    rows = [i for i, name in enumerate(events.stimulus) if name]
+    onset = np.asarray(events.onset, float)[rows]
+    stop = np.maximum(onset + np.asarray(events.duration, float)[rows], np.nextafter(onset, np.inf))
+    return onset, stop, [f"{stored.dataset}:{events.stimulus[i]}" for i in rows]
 
 
-def duplicates(corpus: Corpus) -> list[tuple[str, str]]:
-    """Pairs of recordings that share a frame of data: the same session under two names."""
-    first: dict[bytes, str] = {}
-    found: set[tuple[str, str]] = set()
-    for r in corpus.recordings:
-        for _, _, h in _hashed(r):
-            if first.setdefault(h, r.id) != r.id:
-                found.add((first[h], r.id))
-    return sorted(found)
+def _shown(
+    side: Intervals, presented: dict[str, tuple[np.ndarray, np.ndarray, list[str]]]
+) -> dict[str, set[tuple[str, int]]]:
+    """Stimulus → its presentations inside the windows of a side."""
+    found: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for key in side.keys() & presented.keys():
+        start, stop, names = presented[key]
+        for i in np.flatnonzero(touched(side[key], start, stop)):
+            found[names[i]].add((key, int(i)))
+    return found
+
+
+# The same content under two names.
+
+
+def _twins(what: str, splits: list[Split], stored: dict[str, Stored], twins: Twins) -> Check:
+    """Twins across each split, and across the sides of the split files; on one side they are a warning."""
+    check = Check(what, unchecked=list(twins.unchecked))
+    for split in splits:
+        check.pairs += len(split.left) * len(split.right)
+        both = pairs(groups_of(twins, split.left), groups_of(twins, split.right))
+        check.leaks += [f"{split.name}: {b} holds {twins.shared} as {a}" for a, b in both]
+    check.pairs += math.comb(len(stored), 2)
+    words = sorted({stored[key].split for key in twins.of})
+    groups = {word: groups_of(twins, whole(k for k in twins.of if stored[k].split == word)) for word in words}
+    for word, other in combinations_with_replacement(words, 2):
+        for a, b in pairs(groups[word], groups[other]):
+            same = f"{b} holds {twins.shared} as {a}"
+            if word != other:
+                check.leaks.append(f"split files: {same}; they are on the {other!r} and the {word!r} side")
+            elif a < b:
+                check.warnings.append(f"{same}, on the same side; one of them is enough")
+    return check
+
+
+# What cards, results and split files say of themselves.
+
+
+def _split_files(shards: Path, stored: dict[str, Stored]) -> Check:
+    """A split file keeps sessions whole, and people too unless its rule names sessions to hold out."""
+    check = Check("split files keep sessions together, and people where their rule holds out people", of="recordings")
+    folder = shards if shards.is_dir() else shards.parent
+    for path in sorted(folder.glob(f"**/{schema.SPLIT_FILE}")):
+        said = json.loads(path.read_text())
+        rule, sides = said.get("rule"), said["recordings"]
+        check.pairs += len(sides)
+        words = {"session": 3} | ({} if rule is None or _by_session(rule) else {"person": 2})
+        if rule is None:
+            check.unchecked.append(f"{path} does not say its rule, so whether people may be on two sides is not known")
+        for kind, n in words.items():
+            found: dict[str, set[str]] = defaultdict(set)
+            for key, side in sides.items():
+                found["/".join(key.split("/")[:n])].add(side)
+            check.leaks += [
+                f"{path}: {kind} {x} is on the sides {', '.join(sorted(on))}" for x, on in found.items() if len(on) > 1
+            ]
+    lost = sum(not r.split for r in stored.values())
+    if lost:
+        check.unchecked.append(f"{lost} recordings are on no side of a split file")
+    return check
+
+
+def _by_session(rule: dict[str, Any]) -> bool:
+    return bool(rule.get("test_sessions") or rule.get("val_sessions"))
+
+
+def _on_sides(cards: dict[str, dict], found: dict[str, dict], stored: dict[str, Stored]) -> Check:
+    """Every window lies on the side that the split file gave its recording."""
+    check = Check("windows lie on the side that the split gave their recording", of="recordings")
+    known = {"train", "val"}
+    asked: list[tuple[str, Intervals, set[str]]] = [
+        (name, card["windows"][side], known) for name, card in _all_cards(cards) for side in ("train", "val")
+    ]
+    for name, result in found.items():
+        windows = result["windows"]
+        asked.append((name, windows["train"], {"train", "val", "test"} if result.get("same_people") else known))
+        asked += [(name, windows.get(side) or {}, {"test"}) for side in ("calibration", "test")]
+    for name, windows, sides in asked:
+        check.pairs += len(windows)
+        for key in windows:
+            if key not in stored:
+                check.leaks.append(f"{name}: recording {key} is not in the shards any more; run the pipeline again")
+            elif stored[key].split not in sides:
+                check.leaks.append(
+                    f"{name}: {key} is on the {stored[key].split!r} side; expected {' or '.join(sorted(sides))}"
+                )
+    return check
+
+
+def _same_data(cards: dict[str, dict], found: dict[str, dict], corpus: Corpus) -> Check:
+    """The shards have not changed since."""
+    check = Check("the shards are those that the models and results were made from", of="recordings")
+    now = {(r.id, r.checksum) for r in corpus.recordings}
+    for name, said in [*_all_cards(cards), *found.items()]:
+        checksums = said.get("checksums") or {}
+        check.pairs += len(checksums)
+        used = {k for side in said["windows"].values() if isinstance(side, dict) for k in side}
+        check.leaks += [f"{name}: nothing proves which data {k} were" for k in sorted(used - checksums.keys())]
+        changed = [k for k, v in checksums.items() if (k, v) not in now]
+        check.leaks += [f"{name}: {key} has changed since; run the pipeline again" for key in changed]
+    return check
+
+
+def _complete(cards: dict[str, dict], found: dict[str, dict]) -> Check:
+    """Every result's model has a card, and a result that used shots says which."""
+    check = Check("every result says what its model and its calibration saw", of="results")
+    for name, result in found.items():
+        check.pairs += 1
+        if result["model"] not in cards:
+            check.leaks.append(f"{name}: its model {result['model']} has no card, so nothing proves what it saw")
+        shots = any(point.get("shots") for point in result.get("curve") or ())
+        if shots and not result.get("same_people") and "calibration" not in result["windows"]:
+            check.unchecked.append(f"{name}: its curve used shots that it does not list; run it again")
+    return check

@@ -6,6 +6,7 @@ Everything left of the shards speaks this type. It knows nothing of files, windo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +28,66 @@ TYPICAL = {
 }  # fmt: skip
 
 
+#: Where a channel's position came from, in the order of trust.
+PLACED = ("file", "montage", "midpoint", "simulated", "unknown")
+
+#: What became of a channel of the file on its way into the recording.
+FATES = ("kept", "renamed", "rescaled", "unplaced", "bad", "interpolated", "dropped")
+
+
+@runtime_checkable
+class Signal(Protocol):
+    """Samples `(channel, time)` that may still lie in a file: an array, or anything that is sliced like one.
+
+    `signal[:, a:b]` gives samples a to b as an array of float32 or float64 in SI units, and nothing else is read. A
+    signal may also say with an attribute `block` how many samples at a time are cheapest to ask for. It can be
+    pickled, and opens its file when it is first sliced.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(channels, samples)`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ChannelNote:
+    """One line of a recording's channel log: what became of a channel of the file.
+
+    Attributes:
+        found: the name in the file. name: the name in the recording, "" where it was dropped.
+        fate: a word of `FATES`. detail: why, in words.
+    """
+
+    found: str
+    name: str
+    fate: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if self.fate not in FATES:
+            raise ValueError(f"unknown fate {self.fate!r} of channel {self.found!r}; expected one of {', '.join(FATES)}")
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Centre and scale of each channel, kept beside the signal, which stays in SI units.
+
+    Attributes:
+        centre, scale: `(channel,)` in the channel's unit; `(x - centre) / scale` is the normalised signal.
+        statistic: what they are, for example "median and interquartile range / 1.349".
+        fitted_on: the data that they were computed from, in words.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    statistic: str
+    fitted_on: str
+
+
 @dataclass
 class Channels:
     """The channel table of a recording: one row per sensor, region or neuron.
@@ -38,6 +99,9 @@ class Channels:
         orientation: `(channel, 3)` unit vectors of the coil; zero for kinds that have none.
         bad: `(channel,)` True where the channel is to be ignored.
         area: `n` brain areas for neurons and implanted electrodes, "" where unknown.
+        unit: `n` physical units of the signal, `UNITS` of the kind unless said otherwise (dF/F of a neuron is "1").
+        reference: `n` words for what a potential is measured against ("average", "Cz", "linked ears"); "" where unknown.
+        placed: `n` words of `PLACED`: where the position came from.
     """
 
     name: list[str]
@@ -46,6 +110,9 @@ class Channels:
     orientation: np.ndarray
     bad: np.ndarray
     area: list[str]
+    unit: list[str]
+    reference: list[str]
+    placed: list[str]
 
     @classmethod
     def make(
@@ -55,8 +122,13 @@ class Channels:
         position: np.ndarray | None = None,
         orientation: np.ndarray | None = None,
         area: list[str] | None = None,
+        unit: str | list[str] | None = None,
+        reference: str | list[str] = "",
+        placed: str | list[str] | None = None,
     ) -> Channels:
         """Build a table from names and what is known; unknown positions become NaN.
+
+        One word stands for all channels. Given positions are "file" unless `placed` says otherwise, NaN is "unknown".
 
         Raises:
             ValueError: for a kind that is not in `KINDS`, a repeated name or arrays of another length.
@@ -78,7 +150,16 @@ class Channels:
                 f"got {n} channel names, {len(kinds)} kinds, positions {position.shape} and orientations "
                 f"{orientation.shape}; expected {n} kinds and (channel, 3) arrays of {n} rows"
             )
-        return cls(list(name), kinds, position, orientation, np.zeros(n, bool), list(area or [""] * n))
+        units = [UNITS[k] for k in kinds] if unit is None else _each(unit, n, "units")
+        known = np.isfinite(position).all(axis=1)
+        given = _each("file" if placed is None else placed, n, "words of `placed`")
+        sources = [word if there else "unknown" for word, there in zip(given, known, strict=True)]
+        if wrong := sorted(set(sources) - set(PLACED)):
+            raise ValueError(f"a position placed by {wrong[0]!r}; expected one of {', '.join(PLACED)}")
+        return cls(
+            list(name), kinds, position, orientation, np.zeros(n, bool), _each(area or "", n, "areas"), units,
+            _each(reference, n, "references"), sources,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.name)
@@ -93,7 +174,18 @@ class Channels:
             self.orientation[rows],
             self.bad[rows],
             [self.area[i] for i in rows],
+            [self.unit[i] for i in rows],
+            [self.reference[i] for i in rows],
+            [self.placed[i] for i in rows],
         )
+
+
+def _each(words: str | list[str], n: int, what: str) -> list[str]:
+    """`n` words, from one that stands for all or from a list."""
+    each = [words] * n if isinstance(words, str) else list(words)
+    if len(each) != n:
+        raise ValueError(f"got {len(each)} {what} for {n} channels; expected one for each, or one for all")
+    return each
 
 
 @dataclass
@@ -154,13 +246,17 @@ class Recording:
         device: the montage, array or scanner; transfer across devices is measured by this word.
         channels: the channel table; neurons for spikes.
         sfreq: samples per second of `signal` (volumes per second for fMRI); None for spikes alone.
-        signal: `(channel, time)` in SI units.
+        signal: `(channel, time)` in SI units; an array, or a `Signal` that is read from its file piece by piece.
         spike_time, spike_neuron: `(spike,)` seconds, ascending, and row of the channel table.
         duration: seconds.
         segments: `(segment, 2)` first and one-past-last sample of stretches without a break; windows never cross one.
         truth: ground truth of simulated data by name, for example "connectivity" `(target, source)`.
         simulated: True where no brain was recorded; shown wherever the data is shown.
-        provenance: source files with sha256, and every processing step with its parameters, in order.
+        provenance: source files with sha256, and every processing step with its parameters, in order; `participant`
+            where the dataset says who the subject is (age, sex, group).
+        channel_log: what became of each channel of the file.
+        normaliser: centre and scale of each channel, where cleaning fitted them.
+        reach_s: seconds to either side of a sample that it depends on after filtering; guards of splits follow it.
     """
 
     dataset: str
@@ -171,7 +267,7 @@ class Recording:
     run: str = ""
     device: str = ""
     sfreq: float | None = None
-    signal: np.ndarray | None = None
+    signal: np.ndarray | Signal | None = None
     spike_time: np.ndarray | None = None
     spike_neuron: np.ndarray | None = None
     duration: float = 0.0
@@ -181,6 +277,9 @@ class Recording:
     truth: dict[str, np.ndarray] = field(default_factory=dict)
     simulated: bool = False
     provenance: dict = field(default_factory=lambda: {"files": {}, "steps": []})
+    channel_log: list[ChannelNote] = field(default_factory=list)
+    normaliser: Normaliser | None = None
+    reach_s: float = 0.0
 
     def __post_init__(self) -> None:
         for what in (self.dataset, self.subject, self.session, self.run):
@@ -189,7 +288,7 @@ class Recording:
         if self.signal is not None:
             if self.sfreq is None:
                 raise ValueError(f"{self.id}: a signal needs sfreq (samples per second)")
-            if self.signal.ndim != 2 or len(self.signal) != len(self.channels):
+            if len(self.signal.shape) != 2 or len(self.signal) != len(self.channels):
                 raise ValueError(
                     f"{self.id}: signal has shape {self.signal.shape}; expected (channel, time) with "
                     f"{len(self.channels)} channels"

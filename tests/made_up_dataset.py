@@ -24,20 +24,20 @@ def fetch(root: Path) -> None:
 
 
 def sources(root: Path) -> dict[str, list[Path]]:
-    """The file of each subject."""
-    return {subject: [root / f"{subject}.txt"] for subject in SUBJECTS}
+    """The file of each recording: two sessions of a subject lie in one."""
+    return {f"{subject}/{session}": [root / f"{subject}.txt"] for subject in SUBJECTS for session in "12"}
 
 
 def recordings(
     root: Path, *, gain: float = 1e-6, die_at: str = "", subjects: list[str] | None = None
 ) -> Iterator[Recording]:
-    """Two sessions of each subject; the process is killed before the second one of `die_at`."""
-    for subject in subjects or SUBJECTS:
-        values = np.loadtxt(root / f"{subject}.txt", ndmin=2) * gain
-        for session in ("1", "2"):
-            if session == "2" and subject == die_at and not (root / "spared").exists():
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield Recording(
-                dataset="made_up_dataset", subject=subject, session=session, modality="eeg", sfreq=10.0, signal=values,
-                channels=Channels.make(["a", "b", "c"], "eeg"),
-            )  # fmt: skip
+    """Two sessions of each subject, or those named; the process is killed before the second one of `die_at`."""
+    for key in subjects or sources(root):
+        subject, session = key.split("/")
+        if session == "2" and subject == die_at and not (root / "spared").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        values = np.loadtxt(root / f"{subject}.txt", ndmin=2) * gain * int(session)
+        yield Recording(
+            dataset="made_up_dataset", subject=subject, session=session, modality="eeg", sfreq=10.0, signal=values,
+            channels=Channels.make(["a", "b", "c"], "eeg"),
+        )  # fmt: skip

@@ -1,7 +1,8 @@
 """Few-shot transfer to people that the model never saw: a classifier of the source people plus k trials per class.
 
 Each target person's trials are cut once: the earlier half of each class is what shots are drawn from, the later half
-is what every method is tested on, at every k. Features are scaled by the source people alone, so that neither labels
+is what every method is tested on, at every k. Trials of the earlier half that share raw samples with the later one,
+directly or through the filters, are left out. Features are scaled by the source people alone, so that neither labels
 nor the class balance of a target person enters its normalisation.
 
 The k trials of a new person would drown among those of the source. So the two parts are given shares of the total
@@ -20,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfm.evaluations import baselines, protocol
 from brainfm.metrics import balanced_accuracy, confusion
-from brainfm.shards.read import Windows
+from brainfm.shards.read import Windows, rate
 from brainfm.splits import order
 from brainfm.training.checkpoint import Pretrained
 
@@ -129,13 +130,19 @@ def run(
         "curve_axis": "labelled trials per class of the new person",
         "effect_of_transfer": [{"shots": k, **_effect(who, right, guesses, k, seed).entry()} for k in kept],
         "shares": {shown[name]: {str(k): s for k, s in each.items()} for name, each in shares.items()},
+        "windows": {
+            "train": train.intervals(),
+            "calibration": test.take(np.unique(np.concatenate([rows for k in kept for rows in chosen[k]]))).intervals(),
+            "test": test.take(held).intervals(),
+        },
     }
 
 
 def halves(windows: Windows, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """`(window,)` True for the trials that shots come from, and for those that are tested: earlier and later half.
 
-    The cut is made by time within each person and class; of an odd number the test half takes the middle one.
+    The cut is made by time within each person and class; of an odd number the test half takes the middle one. Trials
+    that `sharing` finds are in neither.
     """
     pool = np.zeros(len(windows), bool)
     people, ids = windows.of("person"), windows.of("id")
@@ -144,7 +151,24 @@ def halves(windows: Windows, classes: Sequence[str]) -> tuple[np.ndarray, np.nda
             rows = np.flatnonzero((people == person) & (windows.label == label))
             rows = rows[np.lexsort((windows.start[rows], ids[rows]))]
             pool[rows[: len(rows) // 2]] = True
-    return pool, ~pool
+    return pool & ~sharing(windows, ~pool), ~pool
+
+
+def sharing(windows: Windows, held: np.ndarray) -> np.ndarray:
+    """`(window,)` True where less than twice the filters' reach lies to a `held` window of the same segment."""
+    out = np.zeros(len(windows), bool)
+    for r in np.unique(windows.recording):
+        stored, rows = windows.recordings[r], np.flatnonzero(windows.recording == r)
+        gap = np.ceil(2 * stored.reach_s * rate(stored) - 1e-6)
+        start, stop = windows.start[rows], windows.start[rows] + windows.samples[rows]
+        segment = np.searchsorted(np.sort(stored.segments[:, 0]), start, "right")
+        for s in np.unique(segment):
+            mine = np.flatnonzero(segment == s)
+            kept = mine[held[rows[mine]]]
+            order = kept[np.argsort(start[kept], kind="stable")]
+            latest = np.r_[-np.inf, np.maximum.accumulate(stop[order])]
+            out[rows[mine]] = latest[np.searchsorted(start[order], stop[mine] + gap)] > start[mine] - gap
+    return out
 
 
 def tune(

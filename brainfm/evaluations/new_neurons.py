@@ -108,6 +108,7 @@ def run(
             for seconds in label_seconds
         ],
         "curve_axis": "labelled seconds of the new animal",
+        "same_people": True,
         "traces": traces(later, truth, guesses["pretrained", most], target, "end"),
     }
 

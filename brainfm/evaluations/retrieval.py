@@ -25,7 +25,8 @@ def run(model: Pretrained, train: Windows, test: Windows, *, seed: int, gap_s: f
         model: the network, not changed.
         train, test: windows of different people.
         seed: of untrained weights and bootstrap.
-        gap_s: seconds left out around the middle of each recording, so that the halves do not share a slow response.
+        gap_s: seconds left out around the middle of each recording, so that the halves do not share a slow response; at
+            least twice the reach of its filters is.
 
     Raises:
         ValueError: where a person is on both sides, or lacks windows in one half.
@@ -60,10 +61,12 @@ def run(model: Pretrained, train: Windows, test: Windows, *, seed: int, gap_s: f
     }
     note = f"{len(probes)} people looked for among {len(gallery)}. {baselines.montage(both)[1]}"
     names = [gallery[i] for i in probes]
+    found = protocol.result(
+        "retrieval", "top-1 accuracy", score(mine), 1 / len(gallery), compared, train, test, seed, note
+    )
+    found["windows"]["halves"] = [both.take(half == h).intervals() for h in (0, 1)]
     return {
-        **protocol.result(
-            "retrieval", "top-1 accuracy", score(mine), 1 / len(gallery), compared, train, test, seed, note
-        ),
+        **found,
         "matrices": [
             {"title": "Likeness of halves", "values": mine[probes].tolist(), "rows": names, "columns": gallery}
         ],
@@ -80,7 +83,8 @@ def halves(windows: Windows, gap_s: float = 0.0) -> np.ndarray:
     for r in np.unique(windows.recording):
         rows = np.flatnonzero(windows.recording == r)
         start, stop = windows.start[rows], windows.start[rows] + windows.samples[rows]
-        middle, gap = (start.min() + stop.max()) / 2, gap_s * rate(windows.recordings[r]) / 2
+        stored = windows.recordings[r]
+        middle, gap = (start.min() + stop.max()) / 2, max(gap_s, 2 * stored.reach_s) * rate(stored) / 2
         out[rows[stop <= middle - gap]] = 0
         out[rows[start >= middle + gap]] = 1
     people = windows.of("person")

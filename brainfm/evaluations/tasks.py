@@ -45,7 +45,7 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
         "evaluation": wired["evaluation"], "dataset": ", ".join(sorted({r.dataset for r in recordings})),
         "simulated": any(r.simulated for r in recordings),
         "seed": seed,
-        "windows": {"train": train.intervals(), "test": test.intervals()},
+        "windows": {"train": train.intervals(), "test": test.intervals(), **result.get("windows", {})},
         "checksums": {r.id: r.checksum for r in recordings},
     }  # fmt: skip
     write_result(root / "data/results" / stage / f"{key}.json", result)

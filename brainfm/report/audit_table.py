@@ -8,7 +8,7 @@ from brainfm.report.inputs import dicts, words
 from brainfm.report.style import escape
 from brainfm.report.summary import whole
 
-#: Leaks that are listed by name for each check.
+#: Leaks, and other remarks, that are listed for each check.
 LISTED = 12
 
 
@@ -23,19 +23,27 @@ def table(audit: dict[str, Any] | None) -> str:
     body = "".join(row(check) for check in dicts(audit.get("checks")))
     return (
         f'<p class="{"good" if passed else "bad"}">{verdict}</p><div class="wide"><table><thead><tr>'
-        "<th>What was checked</th>"
-        f"<th>Pairs compared</th><th>Leaks</th></tr></thead><tbody>{body}</tbody></table></div>"
-        '<p class="caption">Every row should end in “none”; a leak tests a model on what it was trained on.</p>'
+        "<th>What was checked</th><th>Compared</th><th>Leaks</th><th>Odd, or could not be checked</th></tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+        '<p class="caption">Every row should say “none”; a leak tests a model on what it was trained on. What could not '
+        "be checked is not known to be safe.</p>"
     )
 
 
 def row(check: dict[str, Any]) -> str:
     """One check."""
     leaks = check.get("leaks") or []
-    shown = "".join(f"<li>{escape(leak_text(leak))}</li>" for leak in leaks[:LISTED])
-    more = f"<li>and {len(leaks) - LISTED} more</li>" if len(leaks) > LISTED else ""
-    found = f'<b class="bad">{len(leaks)}</b><ul>{shown}{more}</ul>' if leaks else "none"
-    return f"<tr><td>{escape(words(check.get('what')))}</td><td>{whole(check.get('pairs'))}</td><td>{found}</td></tr>"
+    found = f'<b class="bad">{len(leaks)}</b>{listed(leaks)}' if leaks else "none"
+    beside = listed([*(check.get("warnings") or []), *(check.get("unchecked") or [])])
+    compared = f"{whole(check.get('pairs'))} {escape(words(check.get('of') or ''))}"
+    return f"<tr><td>{escape(words(check.get('what')))}</td><td>{compared}</td><td>{found}</td><td>{beside}</td></tr>"
+
+
+def listed(said: list[Any]) -> str:
+    """The first of them as a list; nothing where there is none."""
+    shown = "".join(f"<li>{escape(leak_text(x))}</li>" for x in said[:LISTED])
+    more = f"<li>and {len(said) - LISTED} more</li>" if len(said) > LISTED else ""
+    return f"<ul>{shown}{more}</ul>" if said else ""
 
 
 def leak_text(leak: Any) -> str:

@@ -30,7 +30,7 @@ from brainfm.shards import read, schema
 from brainfm.shards.read import Corpus, Stored, Windows
 
 SCHEMA = "brainfm-codes"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -232,19 +232,8 @@ def open_codes(path: str | Path) -> CodeCorpus:
 
 
 def _headers(path: Path) -> list[StoredCodes]:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise schema.ShardError(
-            f"{path} is not a readable HDF5 file ({error}); run `brainfm tokenize` again"
-        ) from error
-    with file:
+    with read.opened(path, SCHEMA, VERSION, "run `brainfm tokenize` again") as file:
         head = file.attrs
-        if head.get("schema") != SCHEMA or head.get("schema_version") != VERSION:
-            raise schema.ShardError(
-                f"{path} has schema {head.get('schema')!r} version {head.get('schema_version')!r}; expected "
-                f"code shards of schema {SCHEMA!r} version {VERSION}: run `brainfm tokenize` again"
-            )
         split = read.read_split(path.parent)
         return [
             StoredCodes(

@@ -1,23 +1,37 @@
 """Read shards: a corpus of recordings, windows over them as an index, and memory-mapped access to any stretch.
 
 Windows are never copied: they are a recording, a first sample and a length. A stretch of a signal is read straight
-from the file's pages. Handles open lazily, once per process, and are dropped on pickling.
+from the file's pages into the place where it is wanted. Files are mapped when they are first needed; a process keeps the
+latest `MAPS` of them, and none of them is pickled.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
 
-from brainfm.recording import Channels, Events, Series
+from brainfm.hdf5 import open_hdf5
+from brainfm.recording import ChannelNote, Channels, Events, Normaliser, Series
 from brainfm.shards import schema
+
+T = TypeVar("T")
+
+#: Files that a process keeps mapped; each holds a file descriptor, of which there are often no more than 1024.
+MAPS = 256
+
+#: Seconds with fewer spikes than this are too common to say that two recordings are the same.
+FEW_SPIKES = 8
 
 #: Words of a recording's header that `Corpus.where` chooses by.
 HEADER = ("dataset", "subject", "person", "session", "run", "device", "modality", "simulated", "split", "id")
@@ -30,7 +44,10 @@ class Stored:
     Attributes:
         path: the shard. id, dataset, subject, session, run, device, modality, simulated: as in `Recording`.
         sfreq: samples per second; 0 for spikes alone. samples: number of samples. duration: seconds.
+        checksum, recipe: of the data, and of everything that they follow from.
         split: "train", "val", "test", or "" where the dataset has no split file.
+        reach_s: seconds to either side of a sample that it depends on.
+        frames: where the signal's frames lie in the file; None for spikes alone.
     """
 
     path: Path
@@ -47,7 +64,10 @@ class Stored:
     samples: int
     duration: float
     checksum: str
+    recipe: str
     split: str
+    reach_s: float
+    frames: Frames | None
     channels: Channels
     events: Events
     segments: np.ndarray
@@ -64,16 +84,69 @@ class Stored:
         return f"{self.dataset}/{self.subject}"
 
     def signal(self, start: int, stop: int) -> np.ndarray:
-        """Samples `start` to `stop` as `(channel, time)` float32 in SI units; a view where it lies in one frame."""
-        if not 0 <= start < stop <= self.samples:
-            raise ValueError(f"{self.id}: samples {start} to {stop} asked of {self.samples}")
-        frames = _frames(self.path, self.group)
-        per_frame = frames.shape[2]
-        first, last = start // per_frame, -(-stop // per_frame)
-        if last - first == 1:
-            return frames[first, :, start - first * per_frame : stop - first * per_frame]
-        block = frames[first:last].transpose(1, 0, 2).reshape(frames.shape[1], -1)
-        return block[:, start - first * per_frame : stop - first * per_frame]
+        """Samples `start` to `stop` as `(channel, time)` float32, each channel in its unit."""
+        out = np.empty((len(self.channels), max(0, stop - start)), np.float32)
+        self.fill(out, start, stop)
+        return out
+
+    def between(self, start_s: float, stop_s: float) -> np.ndarray:
+        """The signal from `start_s` to `stop_s` seconds as `(channel, time)`."""
+        return self.signal(round(start_s * self.sfreq), round(stop_s * self.sfreq))
+
+    def fill(self, out: np.ndarray, start: int, stop: int) -> None:
+        """Write samples `start` to `stop` into `out` `(channel, time)` float32, with no copy in between.
+
+        Raises:
+            ValueError: for samples that there are not.
+        """
+        self.open()(out, start, stop)
+
+    def open(self) -> Callable[[np.ndarray, int, int], None]:
+        """`fill` with the file open: what a loop over many windows calls, to find the file's pages once."""
+        if self.frames is None:
+            raise ValueError(f"{self.id} holds spikes and no signal")
+        frames, scale = self.frames.open(self.path)
+        per_frame, samples = frames.shape[2], self.samples
+
+        def fill(out: np.ndarray, start: int, stop: int) -> None:
+            if not 0 <= start < stop <= samples:
+                raise ValueError(f"{self.id}: samples {start} to {stop} asked of {samples}")
+            at = start
+            while at < stop:
+                frame, offset = divmod(at, per_frame)
+                count = (stop - at) // per_frame
+                if offset or not count:  # part of a frame
+                    end = min((frame + 1) * per_frame, stop)
+                    block, target = frames[frame, :, offset : offset + end - at], out[:, at - start : end - start]
+                    scales = None if scale is None else scale[frame, :, None]
+                else:  # all whole frames at once
+                    end = at + count * per_frame
+                    block = frames[frame : frame + count].transpose(1, 0, 2)
+                    target = out[:, at - start : end - start].reshape(len(out), count, per_frame)
+                    scales = None if scale is None else scale[frame : frame + count].T[..., None]
+                if scales is None:
+                    target[...] = block
+                else:
+                    np.multiply(block, scales, out=target, casting="same_kind")
+                at = end
+
+        return fill
+
+    def frame_hashes(self) -> np.ndarray:
+        """`(frame,)` 16-byte hash of each stored frame (second, volume, or second of spikes); zero where it says nothing.
+
+        The same frame of data has the same hash under any name.
+        """
+        if self.frames is not None:
+            stored = _file(self.path)[f"{self.group}/frame_hash"][()]
+            return np.ascontiguousarray(stored).view(f"V{schema.HASH_BYTES}").reshape(-1)
+        out = np.zeros(int(self.duration), f"V{schema.HASH_BYTES}")
+        for second in range(len(out)):
+            time, neuron = self.spikes(second, second + 1)
+            if len(time) >= FEW_SPIKES:
+                data = np.round((time - second) * 1e4).astype(np.int64).tobytes() + neuron.astype(np.int64).tobytes()
+                out[second] = np.void(hashlib.sha256(data).digest()[: schema.HASH_BYTES])
+        return out
 
     def spikes(self, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
         """Spikes in `[start, stop)` seconds: times `(spike,)` in seconds from the recording's start, and neurons."""
@@ -112,8 +185,53 @@ class Stored:
         return _file(self.path)[f"{self.group}/truth/{name}"][()]
 
     def provenance(self) -> dict:
-        """Source files with their checksums, and the processing steps."""
+        """Source files with their checksums, the processing steps, and who the participant is where that is known."""
         return json.loads(_file(self.path)[self.group].attrs["provenance"])
+
+    def channel_log(self) -> list[ChannelNote]:
+        """What became of each channel of the file."""
+        log = _file(self.path)[f"{self.group}/channel_log"][()]
+        return [ChannelNote(*line) for line in zip(*(schema.words(log[k]) for k in log.dtype.names), strict=True)]
+
+    def normaliser(self) -> Normaliser | None:
+        """Centre and scale of each channel, where ingest fitted them."""
+        data = _file(self.path)[self.group].get("normaliser")
+        if data is None:
+            return None
+        return Normaliser(data["centre"], data["scale"], str(data.attrs["statistic"]), str(data.attrs["fitted_on"]))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Where a signal lies in its file.
+
+    Attributes:
+        name: the dataset. offset: its first byte, None where HDF5 alone can find it (chunked by another tool).
+        shape: `(frame, channel, sample)`. dtype: "float32" or "int16".
+        scale: value of one step of int16, `(frame, channel)`; None for float32.
+    """
+
+    name: str
+    offset: int | None
+    shape: tuple[int, int, int]
+    dtype: str
+    scale: np.ndarray | None
+
+    def open(self, path: Path) -> tuple[np.ndarray | h5py.Dataset, np.ndarray | None]:
+        """The frames as a view of the file's pages, and the scale of int16."""
+        if self.offset is None:
+            return _file(path)[self.name], self.scale
+        # a file that was replaced or cut short meanwhile is mapped anew, and refused where it does not hold the frames
+        now = os.stat(path)
+        pages = _map(str(path), now.st_mtime_ns, now.st_size)
+        count = self.shape[0] * self.shape[1] * self.shape[2]
+        return np.frombuffer(pages, self.dtype, count, self.offset).reshape(self.shape), self.scale
+
+
+@lru_cache(MAPS)
+def _map(path: str, changed: int, size: int) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @dataclass(frozen=True)
@@ -305,43 +423,83 @@ def open_shards(path: str | Path) -> Corpus:
 
 def _headers(path: Path) -> list[Stored]:
     """Every recording of a shard, without its data."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise schema.ShardError(
-            f"{path} is not a readable HDF5 file ({error}); remove it and run ingest again"
-        ) from error
-    with file:
-        if file.attrs.get("schema") != schema.SCHEMA or file.attrs.get("schema_version") != schema.VERSION:
-            raise schema.ShardError(
-                f"{path} has schema {file.attrs.get('schema')!r} version {file.attrs.get('schema_version')!r}; this "
-                f"brainfm reads {schema.SCHEMA!r} version {schema.VERSION}: run `brainfm ingest` again"
-            )
+    with opened(path, schema.SCHEMA, schema.VERSION, "run `brainfm ingest` again") as file:
         split = read_split(path.parent)
         return [header(path, file, group, split) for group in file["recordings"].values()]
 
 
-def header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
-    def words(key: str) -> list[str]:
-        return group[key].asstr()[()].tolist()
+def opened(path: Path, kind: str, version: int, mend: str) -> h5py.File:
+    """A file of ours, checked to be one and to hold all its data itself.
 
+    Raises:
+        ShardError: for another kind of file or another version, with what mends it.
+    """
+    try:
+        file = open_hdf5(path)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise schema.ShardError(f"{path} is not a readable HDF5 file ({error}); remove it and {mend}") from error
+    head = file.attrs
+    if head.get("schema") != kind or head.get("schema_version") != version or "recordings" not in file:
+        found = f"schema {head.get('schema')!r} version {head.get('schema_version')!r}"
+        file.close()
+        raise schema.ShardError(f"{path} has {found}; this brainfm reads {kind!r} version {version}: {mend}")
+    return file
+
+
+def header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
+    """One recording of an open shard.
+
+    Raises:
+        ShardError: where something is missing, or the header and the data do not fit each other.
+    """
+    try:
+        return _header(path, file, group, split)
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, IndexError) as error:
+        raise schema.ShardError(
+            f"{path}: recording {group.name} is damaged ({error}); remove the file and make it again"
+        ) from error
+
+
+def _header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
+    table, happened, head = group["channels"][()], group["events"][()], group.attrs
     channels = Channels(
-        words("channels/name"), words("channels/kind"), group["channels/position"][()],
-        group["channels/orientation"][()], group["channels/bad"][()], words("channels/area"),
+        name=schema.words(table["name"]), kind=schema.words(table["kind"]), position=table["position"],
+        orientation=table["orientation"], bad=table["bad"], area=schema.words(table["area"]),
+        unit=schema.words(table["unit"]), reference=schema.words(table["reference"]),
+        placed=schema.words(table["placed"]),
     )  # fmt: skip
     events = Events(
-        group["events/onset"][()], group["events/duration"][()], words("events/label"), words("events/stimulus")
+        happened["onset"], happened["duration"], schema.words(happened["label"]), schema.words(happened["stimulus"])
     )
-    head = group.attrs
+    sfreq, samples = float(head["sfreq"]), int(head["samples"])
+    frames = _frames_of(path, group) if "signal" in group else None
+    segments = group["segments"][()] if "segments" in group else np.zeros((0, 2), np.int64)
+    if frames is not None:
+        held = frames.shape[0] * frames.shape[2]
+        if frames.shape[1] != len(channels) or not samples <= held < samples + frames.shape[2]:
+            raise ValueError(f"{samples} samples of {len(channels)} channels announced, frames are {frames.shape}")
+        if not (np.isfinite(sfreq) and sfreq > 0 and segments.size and 0 <= segments.min() <= segments.max() <= samples):
+            raise ValueError(f"sampling rate {sfreq} or segments outside {samples} samples")
     return Stored(
         path=path, group=str(group.name), id=str(head["id"]), dataset=str(file.attrs["dataset"]),
         subject=str(file.attrs["subject"]), session=str(head["session"]), run=str(head["run"]),
         device=str(head["device"]), modality=str(file.attrs["modality"]), simulated=bool(file.attrs["simulated"]),
-        sfreq=float(head["sfreq"]), samples=int(head["samples"]), duration=float(head["duration"]),
-        checksum=str(head["checksum"]), split=split.get(str(head["id"]), ""), channels=channels, events=events,
-        segments=group["segments"][()] if "segments" in group else np.zeros((0, 2), np.int64),
+        sfreq=sfreq, samples=samples, duration=float(head["duration"]), checksum=str(head["checksum"]),
+        recipe=str(head.get("recipe", "")), split=split.get(str(head["id"]), ""), reach_s=float(head["reach_s"]),
+        frames=frames, channels=channels, events=events, segments=segments,
         aligned_widths={k: int(v.shape[1]) for k, v in sorted(group.get("aligned", {}).items())},
     )  # fmt: skip
+
+
+def _frames_of(path: Path, group: h5py.Group) -> Frames:
+    data = group["signal"]
+    if data.ndim != 3 or str(data.dtype) not in ("float32", "int16"):
+        raise ValueError(f"a signal of {data.dtype} with shape {data.shape}; expected (frame, channel, sample)")
+    offset = data.id.get_offset() if data.chunks is None else None
+    if offset is not None and offset + data.size * data.dtype.itemsize > path.stat().st_size:
+        raise ValueError("the file ends before its signal does")
+    scale = group["signal_scale"][()] if data.dtype == np.int16 else None
+    return Frames(str(data.name), offset, data.shape, str(data.dtype), scale)
 
 
 def read_split(folder: Path) -> dict[str, str]:
@@ -356,40 +514,30 @@ def _stretches(stored: Stored) -> list[tuple[int, int]]:
     return [(0, int(stored.duration * rate(stored)))]
 
 
-# Open files, memory maps and spike columns of this process, by path and group. A forked worker opens its own.
+# Open files and spike columns of this process, by path and group. A forked worker opens its own.
 _open: dict[tuple, object] = {}
 
 
-def cached(key: tuple, make):  # type: ignore[no-untyped-def]
+def cached(key: tuple, make: Callable[[], T]) -> T:
+    """What `make` gives, made once for each process and key; the oldest goes where there are more than `MAPS`."""
     key = (os.getpid(), *key)
     if key not in _open:
+        while len(_open) >= MAPS:
+            _open.pop(next(iter(_open)))
         _open[key] = make()
-    return _open[key]
+    return _open[key]  # type: ignore[return-value]
 
 
 def _file(path: Path) -> h5py.File:
-    return cached(("file", path, path.stat().st_mtime_ns), lambda: h5py.File(path, "r"))
-
-
-def _frames(path: Path, group: str) -> np.ndarray:
-    """The frames `(frame, channel, sample)` of a recording as a memory map; through h5py only if not contiguous."""
-
-    def make() -> np.ndarray:
-        with h5py.File(path, "r") as file:
-            data = file[f"{group}/signal"]
-            if data.chunks is None and data.id.get_offset() is not None and not data.external:
-                mapped = np.memmap(path, data.dtype, "r", data.id.get_offset(), data.shape)
-                return mapped.view(np.ndarray)  # the same pages; slicing a memmap itself costs more than reading it
-            return data[()]
-
-    return cached(("frames", path, path.stat().st_mtime_ns, group), make)
+    return cached(("file", path, path.stat().st_mtime_ns), lambda: open_hdf5(path))
 
 
 def _spikes(path: Path, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    def make() -> tuple[np.ndarray, ...]:
+    def make() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with h5py.File(path, "r") as file:
             if "spikes" not in file[group]:
                 raise ValueError(f"{path}: recording {group} holds no spikes")
-            return tuple(file[f"{group}/spikes/{k}"][()] for k in ("time", "neuron", "frame_index"))
+            time, neuron, index = (file[f"{group}/spikes/{k}"][()] for k in ("time", "neuron", "frame_index"))
+            return time, neuron, index
 
     return cached(("spikes", path, path.stat().st_mtime_ns, group), make)

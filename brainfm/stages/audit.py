@@ -3,29 +3,49 @@
 from pathlib import Path
 
 from brainfm import config
-from brainfm.audit import audit
+from brainfm.audit import Audit, audit
 from brainfm.evaluations.tasks import write_result
+
+#: Warnings, gaps and leaks of a check that are printed; the file has them all.
+SHOWN = 20
 
 
 class LeakageError(RuntimeError):
-    """Something on the test side stands on the training side too."""
+    """Something on one side of a split stands on the other side too."""
 
 
 def run(key: str, root: Path = Path()) -> None:
-    """Audit the wiring `key` and write data/results/audit/<key>.json.
+    """Audit the wiring `key`, print what was checked and what could not be, and write data/results/audit/<key>.json.
 
     Raises:
-        LeakageError: with every leak that was found.
+        LeakageError: with the leaks that were found.
     """
     wired = config.wiring("audit", key, root / "configs")
-    models, results = model_paths(root, key), result_paths(root, key)
-    checks = audit(root / wired["shards"], models, results)
-    leaks = [f"{leak} ({check.what})" for check in checks for leak in check.leaks]
-    for check in checks:
-        print(f"  {'LEAK' if check.leaks else 'ok  '} {check.what} ({check.pairs} pairs)")
-    write_result(root / f"data/results/audit/{key}.json", {"passed": not leaks, "checks": [vars(c) for c in checks]})
+    found = audit(root / wired["shards"], model_paths(root, key), result_paths(root, key))
+    show(found)
+    leaks = sum(len(check.leaks) for check in found.checks)
+    written = {
+        "passed": not leaks, "splits": [s.name for s in found.splits], "checks": [vars(c) for c in found.checks],
+    }  # fmt: skip
+    out = root / f"data/results/audit/{key}.json"
+    write_result(out, written)
     if leaks:
-        raise LeakageError(f"audit {key} found {len(leaks)} leaks\n" + "\n".join(f"  {leak}" for leak in leaks))
+        listed = [f"{x} ({check.what})" for check in found.checks for x in _first(check.leaks)]
+        raise LeakageError(f"audit {key} found {leaks} leaks, all in {out}\n" + "\n".join(f"  {x}" for x in listed))
+
+
+def show(found: Audit) -> None:
+    """Print a line for every check, and under it what was odd and what could not be checked."""
+    print(f"  {len(found.splits)} splits of models and results")
+    for check in found.checks:
+        print(f"  {'LEAK' if check.leaks else 'ok  '} {check.what} ({check.pairs:,} {check.of})")
+        for word, said in (("warning", check.warnings), ("not checked", check.unchecked)):
+            for text in _first(said):
+                print(f"         {word}: {text}")
+
+
+def _first(said: list[str]) -> list[str]:
+    return said[:SHOWN] + ([f"and {len(said) - SHOWN} more"] if len(said) > SHOWN else [])
 
 
 def model_paths(root: Path, key: str) -> list[Path]:

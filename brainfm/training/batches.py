@@ -5,8 +5,9 @@ The only place where numpy data becomes tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -63,30 +64,51 @@ class Batcher:
 
     def trials(self, signal: np.ndarray, channels: Channels, sfreq: float) -> TokenBatch:
         """Trials in memory `(trial, channel, time)`, all in the same channels, as one batch."""
-        n = len(signal)
-        return self._layout(list(signal), [channels] * n, np.full(n, signal.shape[-1]), sfreq)
+        n, samples = len(signal), np.full(len(signal), signal.shape[-1])
+
+        def write(i: int, out: np.ndarray) -> None:
+            out[...] = signal[i]
+
+        return self._layout([channels] * n, samples, sfreq, write)
 
     def _signals(self, stored: list[Stored], start: np.ndarray, samples: np.ndarray, sfreq: float) -> TokenBatch:
-        found = [s.signal(int(a), int(a + n)) for s, a, n in zip(stored, start, samples, strict=True)]
-        return self._layout(found, [s.channels for s in stored], samples, sfreq)
+        begin, end = start.tolist(), (start + samples).tolist()
+        opened = {id(s): s.open() for s in {id(s): s for s in stored}.values()}
+        fill = [opened[id(s)] for s in stored]
 
-    def _layout(self, found: list[np.ndarray], tables: list[Channels], samples: np.ndarray, sfreq: float) -> TokenBatch:
-        """Windows `(channel, time)` → one grid of tokens, padded with zeros and masked."""
+        def write(i: int, out: np.ndarray) -> None:
+            fill[i](out, begin[i], end[i])
+
+        return self._layout([s.channels for s in stored], samples, sfreq, write)
+
+    def _layout(
+        self, tables: list[Channels], samples: np.ndarray, sfreq: float, write: Callable[[int, np.ndarray], None]
+    ) -> TokenBatch:
+        """Windows → one grid of tokens, padded with zeros and masked.
+
+        `write(i, out)` puts window i into `out` `(channel, time)`, a part of the batch: the only copy that is made. It is
+        scaled there while it is still in the processor's cache.
+        """
         channels, patches = max(map(len, tables)), -(-int(samples.max()) // self.patch)
-        values = torch.zeros(len(found), channels, patches * self.patch)
-        real = torch.zeros(len(found), channels, patches, dtype=torch.bool)
-        into = values.numpy()
-        different, which = _distinct(tables)
-        gains = [_gain(table)[:, None] for table in different]
-        for i, window in enumerate(found):
-            np.multiply(window, gains[which[i]], out=into[i, : len(window), : samples[i]], casting="same_kind")
-            real[i, : len(window), : int(samples[i]) // self.patch] = True
+        into = np.empty((len(tables), channels, patches * self.patch), np.float32)
+        montages, which = _montages_of(tables)
+        rows, length = [len(table) for table in tables], samples.tolist()
+        for i, (number, n) in enumerate(zip(rows, length, strict=True)):
+            window = into[i]
+            if number < channels or n < window.shape[1]:
+                window[number:] = 0
+                window[:, n:] = 0
+                window = window[:number, :n]
+            write(i, window)
+            window *= montages[which[i]].gain
+        held = np.arange(channels) < np.array(rows)[:, None], np.arange(patches) < (samples // self.patch)[:, None]
+        real = torch.from_numpy(held[0][:, :, None] & held[1][:, None]).flatten(1)
+        values = torch.from_numpy(into)
         place, orientation, kind = _geometry(tables, channels)
-        values = values.view(len(found), channels * patches, self.patch)
-        time = (torch.arange(patches) * (self.patch / sfreq)).repeat(channels).expand(len(found), -1)
-        channel = torch.arange(channels).repeat_interleave(patches).expand(len(found), -1)
+        values = values.view(len(tables), channels * patches, self.patch)
+        time, channel = (part.expand(len(tables), -1) for part in _grid(channels, patches, self.patch / sfreq))
         return TokenBatch(
-            values, time, channel, place, orientation, kind, real.flatten(1), (channels, patches), sfreq, {}
+            values, time, channel, place, orientation, kind, real, (channels, patches), sfreq, {}
         )
 
     def _events(self, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> TokenBatch:
@@ -120,31 +142,63 @@ class Batcher:
         return number
 
 
-def _gain(table: Channels) -> np.ndarray:
-    """`(channel,)` one over the typical amplitude of each channel's kind; 0 for bad channels."""
-    gain = np.array([1.0 / TYPICAL[k] for k in table.kind], np.float32)
-    gain[table.bad] = 0.0
-    return gain
+class _Montage:
+    """What batches need of one channel table, as arrays that are made once.
+
+    Attributes:
+        gain: one over the typical amplitude of each channel's kind, 0 for bad channels; a number where all agree.
+        place, orientation, kind: as in `TokenBatch`, without padding.
+    """
+
+    def __init__(self, table: Channels) -> None:
+        gain = np.array([1.0 / TYPICAL[k] for k in table.kind], np.float32)
+        gain[table.bad] = 0.0
+        self.table = table  # held, so that its identity stays its own
+        self.gain = gain[0] if (gain == gain[:1]).all() else gain[:, None]
+        self.place = torch.from_numpy(table.position.astype(np.float32))
+        self.orientation = torch.from_numpy(table.orientation.astype(np.float32))
+        self.kind = torch.tensor([KINDS.index(k) for k in table.kind])
 
 
-def _distinct(tables: list[Channels]) -> tuple[list[Channels], list[int]]:
-    """The different tables of a batch, and which of them each sample has: most batches repeat a few."""
+@lru_cache(64)
+def _grid(channels: int, patches: int, step: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Time in seconds and channel of each token `(token,)` of a grid, channel by channel."""
+    time = (torch.arange(patches) * step).repeat(channels)
+    return time, torch.arange(channels).repeat_interleave(patches)
+
+
+_montages: dict[tuple[int, bytes], _Montage] = {}
+
+
+def _montages_of(tables: list[Channels]) -> tuple[list[_Montage], list[int]]:
+    """The different montages of a batch, and which of them each sample has: most batches repeat a few."""
     number: dict[int, int] = {}
     which = [number.setdefault(id(table), len(number)) for table in tables]
-    return [tables[which.index(n)] for n in range(len(number))], which
+    found = []
+    for n in range(len(number)):
+        table = tables[which.index(n)]
+        key = (id(table), table.bad.tobytes())
+        if key not in _montages:
+            if len(_montages) >= 4096:
+                _montages.clear()
+            _montages[key] = _Montage(table)
+        found.append(_montages[key])
+    return found, which
 
 
 def _geometry(tables: list[Channels], channels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    different, which = _distinct(tables)
-    place = torch.full((len(different), channels, 3), torch.nan)
-    orientation = torch.zeros(len(different), channels, 3)
-    kind = torch.full((len(different), channels), -1)
-    for i, table in enumerate(different):
-        n = len(table)
-        place[i, :n] = torch.from_numpy(table.position.astype(np.float32))
-        orientation[i, :n] = torch.from_numpy(table.orientation.astype(np.float32))
-        kind[i, :n] = torch.tensor([KINDS.index(k) for k in table.kind])
-    return place[which], orientation[which], kind[which]
+    montages, which = _montages_of(tables)
+    if len(montages) == 1 and len(montages[0].kind) == channels:
+        one = montages[0]
+        return tuple(x.expand(len(tables), *x.shape) for x in (one.place, one.orientation, one.kind))  # type: ignore
+    place = torch.full((len(montages), channels, 3), torch.nan)
+    orientation = torch.zeros(len(montages), channels, 3)
+    kind = torch.full((len(montages), channels), -1)
+    for i, montage in enumerate(montages):
+        n = len(montage.kind)
+        place[i, :n], orientation[i, :n], kind[i, :n] = montage.place, montage.orientation, montage.kind
+    rows = torch.tensor(which)
+    return place[rows], orientation[rows], kind[rows]
 
 
 def _covariate(name: str, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> torch.Tensor:

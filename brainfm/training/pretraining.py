@@ -13,6 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -30,13 +31,18 @@ class Settings:
     """How to train; what `training:` of a configuration may set.
 
     Attributes:
-        steps: optimiser steps. batch_size: windows per step.
+        steps: optimiser steps. batch_size: windows per batch, over all devices: more devices change no step.
         learning_rate: peak of the cosine. warmup: share of the steps until it. weight_decay: on matrices only.
         beta2: AdamW's second beta. clip: gradient norm. accumulate: batches per step.
         validations: how often the validation loss is taken. val_windows: on how many windows.
         precision: Lightning's word, for example "32-true" or "bf16-mixed". devices, strategy: Lightning's words.
         threads: of torch while training; as many as it has if None.
         weights: dataset → relative weight of its windows; equal unless told.
+        balance: what has equal chances: "dataset", within each also "subject" or "class", or "none" for all windows.
+        passes: go through all windows so many times, each once per pass, in place of `steps` drawn ones.
+        augment: name → keywords of the augmentations of training windows, see `brainfm.training.augment`.
+        workers: processes that load, for each side; 0 loads while training waits. start_method: theirs, "fork" or
+            "spawn"; Python's own choice if None.
     """
 
     steps: int = 300
@@ -54,6 +60,11 @@ class Settings:
     strategy: str = "auto"
     threads: int | None = None
     weights: dict[str, float] | None = None
+    balance: str = "dataset"
+    passes: int | None = None
+    augment: dict[str, Any] | None = None
+    workers: int = 0
+    start_method: str | None = None
 
 
 class Pretraining(pl.LightningModule):
@@ -92,7 +103,11 @@ class Pretraining(pl.LightningModule):
         logged = {f"{stage}/{k.removeprefix('metric_')}": v.detach() for k, v in parts.items()} | {
             f"{stage}/loss": loss.detach()
         }
-        self.log_dict(logged, batch_size=len(batch), prog_bar=False, on_step=stage == "train", on_epoch=stage == "val")
+        if stage == "train":
+            self.log_dict(logged, batch_size=len(batch), on_step=True, on_epoch=False)
+        else:  # a mean over all ranks' parts; Lightning would cut the mean of whole numbers of windows
+            size: Any = float(len(batch))
+            self.log_dict(logged, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -166,6 +181,7 @@ def train(
             accelerator="cpu" if not torch.cuda.is_available() else "auto",
             devices=settings.devices,
             strategy=settings.strategy,
+            use_distributed_sampler=False,  # `ShardData` deals the windows out
             precision=settings.precision,  # type: ignore[arg-type]
             max_steps=settings.steps,
             max_epochs=-1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import nn
 
 from brainfm import catalog, config
 from brainfm.shards.codes import CodeCorpus, open_codes
-from brainfm.shards.read import Corpus, Windows, open_shards
-from brainfm.training import checkpoint
+from brainfm.shards.read import Corpus, Windows, open_shards, rate
+from brainfm.training import augment, checkpoint
 from brainfm.training.batches import WindowDataset, facts_of
 from brainfm.training.checkpoint import Pretrained
 from brainfm.training.codes import CodeDataset
-from brainfm.training.data import ShardData
+from brainfm.training.data import ShardData, parts
 from brainfm.training.pretraining import Settings, train
 
 BLOCKS = ("model", "objectives", "training", "windows")
@@ -55,13 +55,23 @@ def _cut(corpus: Corpus | CodeCorpus, length_s: float, stride_s: float | None, s
 
 
 def cut_in_time(windows: Windows, share: float = 0.1) -> tuple[Windows, Windows]:
-    """Split windows at a time in each recording: the last `share` validates; windows across the cut are dropped."""
+    """Split windows at a time in each recording: the last `share` validates; windows across the cut are dropped.
+
+    So are training windows that share raw samples with validation through the filters: those that end less than twice
+    the recording's `reach_s` before it in the same segment, for each segment was filtered by itself.
+    """
     stop = windows.start + windows.samples
-    cut = np.zeros(len(windows))
+    training, later = (np.zeros(len(windows), bool) for _ in range(2))
     for r in np.unique(windows.recording):
-        rows = windows.recording == r
-        cut[rows] = np.quantile(stop[rows], 1 - share)
-    return windows.take(stop <= cut), windows.take(windows.start >= cut)
+        rows, stored = np.flatnonzero(windows.recording == r), windows.recordings[r]
+        cut = np.quantile(stop[rows], 1 - share)
+        later[rows] = windows.start[rows] >= cut
+        first = windows.start[rows[later[rows]]].min(initial=stop[rows].max())
+        begin = max((int(a) for a, _ in stored.segments if a <= first), default=0)
+        gap = np.ceil(2 * stored.reach_s * rate(stored) - 1e-6)
+        apart = (stop[rows] <= first - gap) | (windows.start[rows] < begin)
+        training[rows] = (stop[rows] <= cut) & (apart | ~later[rows].any())
+    return windows.take(training), windows.take(later)
 
 
 def train_and_save(
@@ -109,7 +119,15 @@ def train_and_save(
         seed=seed,
         weights=tuned.weights,
         val_windows=tuned.val_windows,
+        balance=tuned.balance,
+        parts=parts(train_rows, tuned.balance),
+        passes=tuned.passes,
+        augment=augment.build(tuned.augment or {}, f"{where}: training: augment"),
+        workers=tuned.workers,
+        start_method=tuned.start_method,
     )
+    if tuned.passes is not None:
+        tuned = replace(tuned, steps=-(-len(loaded.sampler) // tuned.accumulate))
     recipe = {
         "config": described,
         "settings": settings,

@@ -218,7 +218,7 @@ def test_another_schema_version_is_named_with_the_mend(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "sub-s1.h5", [recording()], CARD)
     with h5py.File(path, "a") as file:
         file.attrs["schema_version"] = 99
-    with pytest.raises(schema.ShardError, match=r"sub-s1\.h5.*99.*version 1.*brainfm ingest"):
+    with pytest.raises(schema.ShardError, match=r"sub-s1\.h5.*99.*version 2.*brainfm ingest"):
         open_shards(path)
 
 

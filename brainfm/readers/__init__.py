@@ -1,0 +1,1 @@
+"""Files of the field's formats → `Recording`, each reader a few lines over a library that is kept by others."""

@@ -1,0 +1,147 @@
+"""Named numbers in .mat (all versions), .npz, .npy, .csv and HDF5 files, without ever opening a pickle."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from brainfm.hdf5 import HostileFile, open_hdf5
+
+#: What numpy, scipy and h5py raise on files that are damaged.
+BROKEN = (
+    ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, NotImplementedError, OverflowError, OSError,
+    RuntimeError, MemoryError, UnboundLocalError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError,
+)  # fmt: skip
+
+
+def variables(path: Path) -> dict[str, Any]:
+    """The numbers of a file by name. Cells are arrays of objects, structs are dicts or arrays of dicts.
+
+    Raises:
+        ValueError: for a damaged file, another kind of file or one that holds pickles.
+    """
+    suffix, mend = path.suffix.lower(), "save it again, or fetch it again"
+    try:
+        if suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        if suffix == ".npy":
+            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
+        if suffix in (".csv", ".tsv"):
+            return _table(path, "," if suffix == ".csv" else "\t")
+        if h5py.is_hdf5(path):
+            with open_hdf5(path) as file:
+                tops = {k: _from_hdf5(path, file, file[k], 0) for k in file if not k.startswith("#")}
+        elif suffix == ".mat":
+            tops = _loadmat(path)
+        else:
+            raise ValueError(f"its name ends in {suffix!r}; expected .mat, .npz, .npy, .csv, .tsv or an HDF5 file")
+    except HostileFile:
+        raise
+    except BROKEN as error:
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
+            raise ValueError(
+                f"{path} holds Python objects (a pickle), which are never opened; save two plain arrays instead: "
+                "np.savez(path, spike_times=np.concatenate(trains), "
+                "neuron=np.repeat(np.arange(len(trains)), [len(t) for t in trains]))"
+            ) from error
+        raise ValueError(f"{path} cannot be read ({error}); {mend}") from error
+    return dict(_flat(tops))
+
+
+def _table(path: Path, delimiter: str) -> dict[str, Any]:
+    """The columns of numbers of a table whose first row names them."""
+    header, *rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter=delimiter)
+    if wrong := [i for i, row in enumerate(rows, 2) if len(row) != len(header)]:
+        raise ValueError(f"line {wrong[0]} has {len(rows[wrong[0] - 2])} fields, the header {len(header)}")
+    return {name.strip(): np.array([float(row[i]) for row in rows]) for i, name in enumerate(header)}
+
+
+def _loadmat(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        for name, shape, kind in whosmat(path):
+            if np.prod(shape, dtype=float) > max(1e7, 100 * path.stat().st_size):
+                raise ValueError(f"its header announces a {kind} {name} of shape {shape}, more than the file can hold")
+        return {k: _plain(v) for k, v in loadmat(path).items() if not k.startswith("__")}
+    except MatReadError as error:
+        raise ValueError(str(error)) from error
+
+
+def _plain(value: Any) -> Any:
+    """What loadmat gives: structs become dicts, cells stay arrays of objects."""
+    value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+    if not value.dtype.names and value.dtype != object:
+        return value
+    out = np.empty(value.shape, object)
+    for index in np.ndindex(value.shape):
+        item = value[index]
+        out[index] = {n: _plain(item[n]) for n in value.dtype.names} if value.dtype.names else _plain(item)
+    return out.item() if value.dtype.names and out.size == 1 else out
+
+
+def _from_hdf5(path: Path, file: h5py.File, item: Any, depth: int) -> Any:
+    """The same of a MATLAB 7.3 file, whose cells are references and whose axes stand in reverse."""
+    if depth > 8:
+        raise ValueError("cells and structs inside each other more than 8 deep")
+    if isinstance(item, h5py.Group):
+        return {k: _from_hdf5(path, file, item[k], depth + 1) for k in item}
+    if item.attrs.get("MATLAB_empty", 0):
+        return np.zeros((0, 0))
+    values = whole(path, item)
+    if item.dtype != h5py.ref_dtype:
+        return values.T
+    out = np.empty(values.T.shape, object)
+    for index in np.ndindex(out.shape):
+        out[index] = _from_hdf5(path, file, file[values.T[index]], depth + 1)
+    return out
+
+
+def whole(path: Path, data: Any) -> np.ndarray:
+    """All values of an HDF5 dataset, unless its header announces far more than the file stores.
+
+    Raises:
+        ValueError: where it does.
+    """
+    if isinstance(data, h5py.Dataset):
+        plausible(path, data)
+    return np.asarray(data[()] if isinstance(data, h5py.Dataset) else data)
+
+
+def plausible(path: Path, data: h5py.Dataset) -> None:
+    """Check that what a dataset's header announces can be what its file stores.
+
+    Raises:
+        ValueError: for a dataset of more than 64 MB that is 50 times as large as its stored bytes.
+    """
+    stored = data.id.get_storage_size()
+    if data.size * data.dtype.itemsize > 50 * stored + 2**26:
+        raise ValueError(
+            f"{path}: {data.name} announces {data.shape} values of {data.dtype}, but {stored} bytes of it are stored; "
+            "the file is damaged or unfinished: write it again"
+        )
+
+
+def _flat(tops: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Variables, with the fields of structs as variables of their own, "data.spikes"."""
+    out: list[tuple[str, Any]] = []
+    for name, value in tops.items():
+        out += _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(before + name, value)]
+    return out
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
