@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
@@ -28,6 +28,9 @@ import numpy as np
 from brainfm.shards import schema
 from brainfm.shards.read import Corpus, Stored, open_shards, rate
 from brainfm.shards.twins import Intervals, Twins, find, groups_of, merged, pairs, touched, whole
+
+#: Start and stop (s) and name of each presentation of a stimulus in a recording.
+Presented = tuple[np.ndarray, np.ndarray, list[str]]
 
 
 @dataclass
@@ -239,17 +242,19 @@ def _ids(what: str, splits: list[Split], apart: tuple[str, ...]) -> Check:
 def _stimuli(splits: list[Split], stored: dict[str, Stored]) -> Check:
     """No stimulus on both sides, unless it is one presentation that goes on across a cut in time."""
     check = Check("no stimulus is on both sides")
-    shown = {k: _presented(r) for k, r in stored.items() if any(r.events.stimulus)}
+    presented = {k: _presented(r) for k, r in stored.items() if any(r.events.stimulus)}
     for split in splits:
-        check.pairs += sum(k in shown for k in split.left) * sum(k in shown for k in split.right)
-        left, right = (_shown(side, shown) for side in (split.left, split.right))
+        shown = [{k: presented[k] for k in side if k in presented} for side in (split.left, split.right)]
+        check.pairs += len(shown[0]) * len(shown[1])
+        both = set.intersection(*({name for _, _, names in x.values() for name in names} for x in shown))
+        left, right = (_shown(x, x_shown, both) for x, x_shown in zip((split.left, split.right), shown, strict=True))
         for name in sorted(left.keys() & right.keys()):
             if len(left[name] | right[name]) > 1:
                 check.leaks.append(f"{split.name}: stimulus {name!r} is on both sides")
     return check
 
 
-def _presented(stored: Stored) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _presented(stored: Stored) -> Presented:
     """Start and stop (s) and `dataset:stimulus` of each presentation; an instant counts as the moment after it."""
     events = stored.events
     rows = [i for i, name in enumerate(events.stimulus) if name]
@@ -258,15 +263,13 @@ def _presented(stored: Stored) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return onset, stop, [f"{stored.dataset}:{events.stimulus[i]}" for i in rows]
 
 
-def _shown(
-    side: Intervals, presented: dict[str, tuple[np.ndarray, np.ndarray, list[str]]]
-) -> dict[str, set[tuple[str, int]]]:
-    """Stimulus → its presentations inside the windows of a side."""
+def _shown(side: Intervals, presented: dict[str, Presented], wanted: set[str]) -> dict[str, set[tuple[str, int]]]:
+    """Wanted stimulus → its presentations inside the windows of a side."""
     found: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for key in side.keys() & presented.keys():
-        start, stop, names = presented[key]
-        for i in np.flatnonzero(touched(side[key], start, stop)):
-            found[names[i]].add((key, int(i)))
+    for key, (start, stop, names) in presented.items():
+        if not wanted.isdisjoint(names):
+            for i in np.flatnonzero(touched(side[key], start, stop)):
+                found[names[i]].add((key, int(i)))
     return found
 
 
@@ -286,8 +289,10 @@ def _twins(what: str, splits: list[Split], stored: dict[str, Stored], twins: Twi
     for word, other in combinations_with_replacement(words, 2):
         for a, b in pairs(groups[word], groups[other]):
             same = f"{b} holds {twins.shared} as {a}"
-            if word != other:
+            if word != other and word and other:
                 check.leaks.append(f"split files: {same}; they are on the {other!r} and the {word!r} side")
+            elif word != other:
+                check.warnings.append(f"{same}; one of them is on no side of a split file")
             elif a < b:
                 check.warnings.append(f"{same}, on the same side; one of them is enough")
     return check
@@ -351,6 +356,10 @@ def _same_data(cards: dict[str, dict], found: dict[str, dict], corpus: Corpus) -
     """The shards have not changed since."""
     check = Check("the shards are those that the models and results were made from", of="recordings")
     now = {(r.id, r.checksum) for r in corpus.recordings}
+    stands = Counter(r.id for r in corpus.recordings)
+    check.warnings += [
+        f"{key} stands in {n} shards; only one of them was checked" for key, n in stands.items() if n > 1
+    ]
     for name, said in [*_all_cards(cards), *found.items()]:
         checksums = said.get("checksums") or {}
         check.pairs += len(checksums)

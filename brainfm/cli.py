@@ -45,17 +45,76 @@ def fetch(
 
 @app.command()
 def ingest(
-    key: Annotated[str, typer.Argument(help="A dataset; see `brainfm list datasets`.")],
-    jobs: Annotated[int | None, typer.Option(help="Processes; one per core if not given.")] = None,
-    corpus: Annotated[
-        str | None, typer.Option(help="Folder under data/shards; that of the wiring if not given.")
+    what: Annotated[str, typer.Argument(help="A dataset (see `brainfm list datasets`), or a path to recordings.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the shards of a path; data/shards/NAME if not given.")
     ] = None,
-    seed: Seed = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(help="Where ids stand in file names, as 'Subject{subject}_{session}'; or the id of all of them."),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV or TSV: file or subject, and session, run, label, age, sex ...")
+    ] = None,
+    modality: Annotated[str | None, typer.Option(help="eeg, meg, ieeg, fmri, spikes or calcium.")] = None,
+    montage: Annotated[str | None, typer.Option(help="MNE template for positions that the files lack.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit of the numbers where files say it wrong: uV, mV, fT ...")] = None,
+    reference: Annotated[str, typer.Option(help="What potentials are measured against, if files do not say.")] = "",
+    label: Annotated[str, typer.Option(help="Condition of the whole of every recording.")] = "",
+    rate_hz: Annotated[
+        float | None, typer.Option(help="Samples (volumes, bins) per second of files that do not say.")
+    ] = None,
+    atlas: Annotated[Path | None, typer.Option(help="fMRI: label image of the regions.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="fMRI: image of the voxels to keep.")] = None,
+    variable: Annotated[str | None, typer.Option(help="Variable of .mat, .npz, .h5 or NWB files.")] = None,
+    sfreq_hz: Annotated[
+        float | None, typer.Option(help="Rate of the shards; 128 for EEG and MEG, 512 for iEEG; 0 keeps that of the file.")
+    ] = None,
+    highpass_hz: Annotated[float | None, typer.Option(help="Lower edge; 0.5 for EEG, MEG, iEEG; 0 for none.")] = None,
+    lowpass_hz: Annotated[float | None, typer.Option(help="Upper edge; 45 for EEG, MEG; 170 for iEEG; 0 for none.")] = None,
+    notch_hz: Annotated[float | None, typer.Option(help="Power line (50 or 60) and its multiples; none by default.")] = None,
+    steps: Annotated[
+        Path | None, typer.Option(help="YAML with an ordered list of cleaning `steps`, instead of the filters above.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or int16 with a scale for each second and channel.")] = "float32",
+    test_subjects: Annotated[
+        float | None, typer.Option(help="People of a path to hold out for testing: a number, or a share below 1.")
+    ] = None,
+    val_subjects: Annotated[float, typer.Option(help="The same for validation; with --test-subjects.")] = 0,
+    licence: Annotated[str, typer.Option(help="Terms of the recordings, kept in the shards.")] = "unknown",
+    jobs: Annotated[int | None, typer.Option(help="Processes; one per core if not given.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask scheduler (tcp://...) whose workers see the same folders.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Of a dataset: folder under data/shards; that of the wiring if not given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split.")] = None,
 ) -> None:
-    """Clean a dataset's recordings and write one HDF5 shard per subject; what is whole already is kept."""
+    """Clean recordings and write one HDF5 shard per subject; what is whole already is kept.
+
+    A dataset of ours takes its knobs from configs/ingest/KEY.yaml. A path may be a file, a folder of files or a BIDS
+    dataset, of EEG, MEG, iEEG (every format that MNE reads, NWB), fMRI (NIfTI, GIFTI, CIFTI, region tables), spikes
+    (NWB, npz, mat) or calcium (NWB, suite2p):
+
+      brainfm ingest recordings/ --out data/shards/mine --subject "Subject{subject}_{session}" --notch-hz 50
+
+    A file that cannot be read is named with what mends it, all others are ingested, and the exit status is 1.
+    """
     from brainfm.stages import ingest as stage
 
-    stage.run(key, _seed(seed), jobs, corpus)
+    if not stage.is_path(what):
+        stage.run(what, _seed(seed), jobs, corpus, scheduler, dtype)
+        return
+    said = {
+        "subject": subject, "table": table, "modality": modality, "montage": montage, "unit": unit, "label": label,
+        "reference": reference, "sfreq_hz": rate_hz, "atlas": atlas, "mask": mask, "variable": variable,
+    }  # fmt: skip
+    asked = {"sfreq_hz": sfreq_hz, "highpass_hz": highpass_hz, "lowpass_hz": lowpass_hz, "notch_hz": notch_hz}
+    given = {word: value or None for word, value in asked.items() if value is not None}
+    split = None if test_subjects is None else {"test_subjects": test_subjects, "val_subjects": val_subjects}
+    card = {"licence": licence, "citation": ""}
+    stage.run_path(Path(what), out, said, given, steps, split, card, seed or 0, jobs, scheduler, dtype)
 
 
 @app.command()

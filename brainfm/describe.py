@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.metadata
 import json
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from brainfm import catalog
+from brainfm.checksums import sha256
 
 #: Wide enough for whole ids where no terminal says how wide it is (pipes, logs, notebooks).
 CONSOLE = Console(width=None if Console().is_terminal else 180)
@@ -208,7 +208,7 @@ def _check_raw(manifest: Path) -> list[str]:
         digest = expected["sha256"] if isinstance(expected, dict) else expected
         if not path.exists():
             problems.append(f"{path} is missing; run `brainfm fetch {manifest.parent.name}`")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        elif sha256(path) != digest:
             problems.append(f"{path} has another checksum than was fetched; run `brainfm fetch {manifest.parent.name}`")
     print(f"raw {manifest.parent.name}: {len(files)} files")
     return problems

@@ -13,7 +13,7 @@ import pytest
 from brainfm.audit import Audit, audit, near, segmented
 from brainfm.evaluations import few_shot, retrieval
 from brainfm.recording import Channels, Events, Recording
-from brainfm.shards.read import open_shards
+from brainfm.shards.read import Windows, open_shards
 from brainfm.shards.twins import duplicates, merged
 from brainfm.shards.write import write_shard
 from brainfm.stages import audit as stage
@@ -609,6 +609,37 @@ def test_shots_and_halves_keep_clear_of_the_filters(project: Project) -> None:
         "calibration": shots, "test": test, "halves": [windows.take(half == h).intervals() for h in (0, 1)],
     }  # fmt: skip
     assert project.found() == {}
+
+
+class Power:
+    """A stand-in for a pretrained network: encodes a window by the power of its channels."""
+
+    card: dict = {}
+
+    def features(self, windows: Windows) -> np.ndarray:
+        rows = zip(windows.recording, windows.start, windows.start + windows.samples, strict=True)
+        return np.stack([np.log(windows.recordings[r].signal(int(a), int(b)).var(axis=1)) for r, a, b in rows])
+
+    def untrained(self, seed: int) -> Power:
+        return self
+
+
+def test_few_shot_says_which_trials_were_shots(project: Project) -> None:
+    """What the result says it was calibrated and scored on passes the audit, and a shot that was scored would not."""
+    for subject in "abde":
+        made = [recording(subject, s, reach_s=0.6) for s in "12"]
+        for one in made:
+            one.events = Events(np.arange(20) * 0.5, np.full(20, 0.5), ["left", "right"] * 10)
+        project.write(subject, made)
+    corpus = open_shards(project.shards).where(session="1")
+    train, test = (corpus.where(subject=list(who)).trials(0, 0.5) for who in ("ab", "de"))
+    found = few_shot.run(Power(), train, test, seed=0, shots=[0, 2], draws=3, permutations=1)
+    assert set(found["windows"]) == {"train", "calibration", "test"}
+    project.result |= {"windows": found["windows"], "curve": found["curve"]}
+    assert project.found() == {}
+    assert project.said(CARDS, "unchecked") == []
+    project.result["windows"]["test"]["made_up/d/1/"].insert(0, found["windows"]["calibration"]["made_up/d/1/"][0])
+    assert OVERLAP in project.found()
 
 
 def test_spans_against_a_slow_loop() -> None:

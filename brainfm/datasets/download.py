@@ -6,7 +6,6 @@ or a web page that says "error" is never taken for data. `MANIFEST.json` beside 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,13 +20,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from brainfm.checksums import sha256
+
 MANIFEST = "MANIFEST.json"
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wheel(

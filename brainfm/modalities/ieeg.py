@@ -123,7 +123,7 @@ def high_gamma(
     """
     frequency = np.fft.rfftfreq(samples, 1 / sfreq)
     course = 0.1 * person.mu * head.coloured(rng, 2, samples, ((frequency > 70) & (frequency < 150)).astype(float))
-    course *= np.exp(0.5 * head.coloured(rng, 2, samples, np.exp(-0.5 * (frequency / 0.5) ** 2)))
+    course *= np.exp(0.3 * head.coloured(rng, 2, samples, np.exp(-0.5 * (frequency / 0.5) ** 2)))
     time = np.arange(samples) / sfreq
     for onset, length, label in zip(events.onset, events.duration, events.label):
         during = (time >= onset + 0.2) & (time < onset + length)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brainfm.checksums import sha256
 from brainfm.readers import detect, sidecars
 from brainfm.readers.request import Request
 from brainfm.readers.sidecars import KINDS, MODALITIES, POTENTIALS, modality_of, run_name
@@ -203,8 +203,7 @@ def read(path: Path, request: Request, root: Path) -> Recording:
     if request.participant:
         recording.provenance["participant"] = dict(request.participant)
     for file in (*beside.values(), *files):
-        with file.open("rb") as stream:
-            recording.provenance["files"][file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        recording.provenance["files"][file.name] = sha256(file)
     return recording
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,8 @@ from brainfm.recording import ChannelNote, Channels, Events, Recording, Series
 
 #: Seconds between volumes that a scanner can be set to; a header that says otherwise is not believed.
 SHORTEST_TR_S, LONGEST_TR_S = 0.05, 20.0
-#: Voxels or vertices that may become regions of their own.
-MOST_POINTS = 50_000
+#: Regions (or voxels or vertices that are regions of their own) of a recording; above the second number, in float32.
+MOST_REGIONS, MANY_REGIONS = 50_000, 5_000
 #: Motion of the head between two volumes in mm above which a volume is censored (framewise displacement).
 CENSOR_MM = 0.5
 #: Columns of fMRIPrep's table that are regressed out where they are there; the global signal is not among them.
@@ -121,12 +122,18 @@ def means(path: Path, slabs: Iterable[np.ndarray], regions: Regions) -> tuple[np
     A point that is not finite in the first volume lies outside the field of view and is left out of all.
 
     Returns:
-        `(region, time)`, and `(region,)` how many points were left out of each; a region of none is all NaN.
+        `(region, time)` as float64 (float32 for many regions); a region of no points is all NaN. And `(region,)` how
+        many points were left out of each.
 
     Raises:
-        ValueError: where a point is not finite in a later volume.
+        ValueError: for too many regions, or where a point is not finite in a later volume.
     """
     n = len(regions.name)
+    if n > MOST_REGIONS:
+        raise ValueError(
+            f"{path}: {n} regions, voxels or vertices; expected at most {MOST_REGIONS}: give an atlas (labels) or a "
+            "smaller mask"
+        )
     order = np.flatnonzero(regions.label >= 0)
     order = order[np.argsort(regions.label[order], kind="stable")]
     pieces: list[np.ndarray] = []
@@ -147,7 +154,7 @@ def means(path: Path, slabs: Iterable[np.ndarray], regions: Regions) -> tuple[np
                     f"{path}: volume {done + volume} has voxels or vertices that are not finite in region "
                     f"{regions.name[present[region]]!r}; mend the run, or leave these out with a mask"
                 )
-        pieces.append(piece if n <= MOST_POINTS // 10 else piece.astype(np.float32))
+        pieces.append(piece if n <= MANY_REGIONS else piece.astype(np.float32))
         done += slab.shape[1]
     return np.concatenate(pieces, axis=1), left_out
 
@@ -167,6 +174,9 @@ def recording(
     Raises:
         ValueError: where no region is left, or the confounds do not fit the run.
     """
+    if len(set(regions.name)) < len(regions.name):
+        twice = next(n for n, k in Counter(regions.name).items() if k > 1)
+        raise ValueError(f"{path}: {twice!r} names two regions; rename one of them")
     points = np.bincount(regions.label[regions.label >= 0], minlength=len(regions.name))
     kept = np.flatnonzero(points > left_out)
     if not len(kept):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brainfm.checksums import sha256
 from brainfm.modalities import electrodes, units
 from brainfm.readers.request import Request
 from brainfm.recording import ChannelNote, Channels, Events, Recording, Signal
@@ -64,8 +64,7 @@ def assemble(
     modality = "meg" if kinds & {"mag", "grad", "axial"} else "ieeg" if kinds & {"ecog", "seeg"} else "eeg"
     provenance: dict = {"files": {}, "steps": []}
     for file in files:
-        with file.open("rb") as stream:
-            provenance["files"][os.path.relpath(file, path.parent)] = hashlib.file_digest(stream, "sha256").hexdigest()
+        provenance["files"][os.path.relpath(file, path.parent)] = sha256(file)
     if request.participant:
         provenance["participant"] = dict(request.participant)
     done = Recording(

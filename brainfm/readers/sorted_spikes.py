@@ -207,6 +207,8 @@ def _by_neuron(path: Path, times: np.ndarray, number: np.ndarray, request: Reque
 def _seconds(path: Path, trains: list[np.ndarray], request: Request) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Spike times in seconds, and a note of what they were. Whole numbers are sample numbers."""
     every = np.concatenate([t.astype(float) for t in trains])
+    if not np.isfinite(every).all():
+        raise ValueError(f"{path}: {int((~np.isfinite(every)).sum())} of {len(every)} spike times are not finite")
     if request.unit:
         if request.unit not in CLOCKS:
             raise ValueError(f"{path}: unit of spike times is {request.unit!r}; expected one of {', '.join(CLOCKS)}")

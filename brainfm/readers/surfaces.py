@@ -14,10 +14,10 @@ from xml.parsers import expat
 import numpy as np
 
 from brainfm.hdf5 import HostileFile
+from brainfm.readers.atlas_names import unique
 from brainfm.readers.bold import (
     DENSEST,
     LONGEST_TR_S,
-    MOST_POINTS,
     SLAB,
     Regions,
     means,
@@ -26,7 +26,6 @@ from brainfm.readers.bold import (
     seconds_per_volume,
 )
 from brainfm.readers.request import Request
-from brainfm.readers.volumes import unique
 from brainfm.recording import ChannelNote, Recording
 
 #: How file names say left and right, by BIDS, the Human Connectome Project and FreeSurfer.
@@ -151,12 +150,8 @@ def _regions(label: np.ndarray, names: dict[int, str], what: Path) -> Regions:
     return Regions(number, name, [names.get(i, "") for i in there.tolist()], np.full((len(name), 3), np.nan), dropped)
 
 
-def _each(name: list[str], position: np.ndarray, path: Path) -> Regions:
+def _each(name: list[str], position: np.ndarray) -> Regions:
     """Every vertex, voxel or parcel as a region."""
-    if len(name) > MOST_POINTS:
-        raise ValueError(
-            f"{path} has {len(name)} vertices; expected at most {MOST_POINTS} without an atlas: give a label file"
-        )
     return Regions(np.arange(len(name)), name, [""] * len(name), position)
 
 
@@ -180,11 +175,9 @@ def _read_gifti(path: Path, request: Request) -> Recording:
         elif request.atlas is not None:
             raise ValueError(f"{file} needs labels of the right hemisphere beside {request.atlas}, under the same name")
         else:
-            part = _each([f"{side}{i}" for i in range(len(values))], np.full((len(values), 3), np.nan), file)
+            part = _each([f"{side}{i}" for i in range(len(values))], np.full((len(values), 3), np.nan))
         parts.append(part)
     regions = _joined(parts, sides) if right else parts[0]
-    if len(regions.name) > MOST_POINTS:
-        _each(regions.name, regions.position, path)
     values = np.concatenate([values for values, _ in series])
     signal, left_out = means(path, [values], regions)
     return recording(
@@ -248,13 +241,13 @@ def _read_cifti(path: Path, request: Request) -> Recording:
         if request.atlas is not None:
             raise ValueError(f"{path} holds parcels already; leave the atlas out, or give the .dtseries.nii")
         places = [_metres(v.mean(0), space.affine) if len(v) else np.full(3, np.nan) for v in space.voxels]
-        regions = _each([str(n) for n in space.name], np.array(places).reshape(-1, 3), path)
+        regions = _each([str(n) for n in space.name], np.array(places).reshape(-1, 3))
     elif request.atlas is None:
         names = [
             f"{n.removeprefix('CIFTI_STRUCTURE_').lower()} " + (str(v) if v >= 0 else "{} {} {}".format(*ijk))
             for n, v, ijk in zip(space.name, space.vertex, space.voxel, strict=True)
         ]
-        regions = _each(names, np.where(space.volume_mask[:, None], _metres(space.voxel, space.affine), np.nan), path)
+        regions = _each(names, np.where(space.volume_mask[:, None], _metres(space.voxel, space.affine), np.nan))
     else:
         regions = _from_dlabel(request.atlas, space, path)
     signal, left_out = means(path, _cifti_slabs(path, image), regions)

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from brainfm.hdf5 import HostileFile, open_hdf5
+from brainfm.readers import matlab
 
 #: What numpy, scipy and h5py raise on files that are damaged.
 BROKEN = (
@@ -42,7 +43,7 @@ def variables(path: Path) -> dict[str, Any]:
             with open_hdf5(path) as file:
                 tops = {k: _from_hdf5(path, file, file[k], 0) for k in file if not k.startswith("#")}
         elif suffix == ".mat":
-            tops = _loadmat(path)
+            tops = matlab.load(path)
         else:
             raise ValueError(f"its name ends in {suffix!r}; expected .mat, .npz, .npy, .csv, .tsv or an HDF5 file")
     except HostileFile:
@@ -64,31 +65,6 @@ def _table(path: Path, delimiter: str) -> dict[str, Any]:
     if wrong := [i for i, row in enumerate(rows, 2) if len(row) != len(header)]:
         raise ValueError(f"line {wrong[0]} has {len(rows[wrong[0] - 2])} fields, the header {len(header)}")
     return {name.strip(): np.array([float(row[i]) for row in rows]) for i, name in enumerate(header)}
-
-
-def _loadmat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        for name, shape, kind in whosmat(path):
-            if np.prod(shape, dtype=float) > max(1e7, 100 * path.stat().st_size):
-                raise ValueError(f"its header announces a {kind} {name} of shape {shape}, more than the file can hold")
-        return {k: _plain(v) for k, v in loadmat(path).items() if not k.startswith("__")}
-    except MatReadError as error:
-        raise ValueError(str(error)) from error
-
-
-def _plain(value: Any) -> Any:
-    """What loadmat gives: structs become dicts, cells stay arrays of objects."""
-    value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
-    if not value.dtype.names and value.dtype != object:
-        return value
-    out = np.empty(value.shape, object)
-    for index in np.ndindex(value.shape):
-        item = value[index]
-        out[index] = {n: _plain(item[n]) for n in value.dtype.names} if value.dtype.names else _plain(item)
-    return out.item() if value.dtype.names and out.size == 1 else out
 
 
 def _from_hdf5(path: Path, file: h5py.File, item: Any, depth: int) -> Any:

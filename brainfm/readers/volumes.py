@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
 import re
@@ -16,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from brainfm.readers.atlas_names import names_beside, region_names, unique
 from brainfm.readers.bold import (
     DENSEST,
-    MOST_POINTS,
+    MOST_REGIONS,
     SLAB,
     Regions,
     beside,
@@ -26,7 +26,6 @@ from brainfm.readers.bold import (
     only_fmri,
     recording,
     seconds_per_volume,
-    stem,
 )
 from brainfm.readers.request import MissingExtra, Request, require
 from brainfm.recording import ChannelNote, Recording
@@ -137,7 +136,7 @@ def read(path: Path, request: Request) -> Recording:
         tr = seconds_per_volume(path, _header_tr(path, run.image.header), request)
         regions = _from_atlas(run, request.atlas, mask) if request.atlas else _from_mask(run, Path(str(mask)))
         signal, left_out = means(path, run.slabs(), regions)
-    table = _names_beside(request.atlas) if request.atlas else None
+    table = names_beside(request.atlas) if request.atlas else None
     space = _space(path)
     return recording(
         path, request, regions, signal, left_out,
@@ -222,9 +221,9 @@ def _from_mask(run: Volumes, path: Path) -> Regions:
     """Every voxel of a mask as a region, named by its indices."""
     values, step = _whole_numbers(path, run)
     voxels = np.flatnonzero(values)
-    if not 0 < len(voxels) <= MOST_POINTS:
+    if not 0 < len(voxels) <= MOST_REGIONS:
         raise ValueError(
-            f"{path} has {len(voxels)} voxels in the grid of {run.path.name}; expected 1 to {MOST_POINTS}: "
+            f"{path} has {len(voxels)} voxels in the grid of {run.path.name}; expected 1 to {MOST_REGIONS}: "
             "give an atlas to average regions, or a smaller mask"
         )
     label = np.full(len(values), -1)
@@ -237,7 +236,7 @@ def _from_atlas(run: Volumes, path: Path, mask: Path | None) -> Regions:
     """The labels of an atlas, inside the mask where there is one; labels that no voxel has are logged as dropped."""
     values, step = _whole_numbers(path, run)
     steps = [step] if step else []
-    names = region_names(_names_beside(path))
+    names = region_names(names_beside(path))
     expected = set(names) | set(np.unique(values).tolist())
     if mask is not None:
         inside, step = _whole_numbers(mask, run)
@@ -259,49 +258,3 @@ def _from_atlas(run: Volumes, path: Path, mask: Path | None) -> Regions:
     lost = sorted(i for i in expected - set(there.tolist()) if i > 0)
     dropped = [ChannelNote(names.get(i, f"region {i:03d}"), "", "dropped", f"no voxel has its label {i}") for i in lost]
     return Regions(label, name, [names.get(int(i), "") for i in there], centre, dropped, steps)
-
-
-def unique(name: list[str], label: list[int]) -> list[str]:
-    """Names, with the number of the label behind those that stand twice."""
-    return [f"{n} ({i})" if name.count(n) > 1 else n for n, i in zip(name, label, strict=True)]
-
-
-def _names_beside(atlas: Path) -> Path | None:
-    """The table of names beside an atlas: of its name, else the `*_dseg.tsv` that shares most of its BIDS entities."""
-    base = stem(atlas)
-    for ending in (".tsv", ".txt", ".csv"):
-        if (own := atlas.with_name(base + ending)).is_file():
-            return own
-    parts = set(base.split("_"))
-    shared = {p: set(stem(p).removesuffix(".tsv").split("_")) for p in sorted(atlas.parent.glob("*_dseg.tsv"))}
-    fitting = [p for p, other in shared.items() if other <= parts]
-    return max(fitting, key=lambda p: len(shared[p]), default=None)
-
-
-def region_names(path: Path | None) -> dict[int, str]:
-    """Label → name, from a table with a column of each, or from lines `number name ...` as in FreeSurfer's tables.
-
-    Raises:
-        ValueError: where the table has no column of numbers or no column of names.
-    """
-    if path is None:
-        return {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error}); give the atlas another table of names") from error
-    if path.suffix == ".txt":
-        words = [line.split(None, 2) for line in lines]
-        found = {int(w[0]): w[1] for w in words if len(w) > 1 and w[0].isdecimal()}
-    else:
-        rows = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
-        columns = {(c or "").strip().lower(): c for c in rows.fieldnames or ()}
-        number = next((columns[c] for c in ("index", "id", "number", "value") if c in columns), None)
-        word = next((columns[c] for c in ("name", "label", "region") if c in columns), None)
-        if number is None or word is None:
-            raise ValueError(f"{path} has columns {', '.join(columns)}; expected 'index' and 'name'")
-        cells = [(row[number] or "", row[word] or "") for row in rows]
-        found = {int(i): name.strip() for i, name in cells if i.strip().isdecimal() and name.strip()}
-    if not found:
-        raise ValueError(f"{path} names no label; expected lines of a number and a name")
-    return found

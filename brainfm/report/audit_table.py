@@ -25,8 +25,8 @@ def table(audit: dict[str, Any] | None) -> str:
         f'<p class="{"good" if passed else "bad"}">{verdict}</p><div class="wide"><table><thead><tr>'
         "<th>What was checked</th><th>Compared</th><th>Leaks</th><th>Odd, or could not be checked</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
-        '<p class="caption">Every row should say “none”; a leak tests a model on what it was trained on. What could not '
-        "be checked is not known to be safe.</p>"
+        '<p class="caption">Every row should say “none”; a leak tests a model on what it was trained on. What '
+        "could not be checked is not known to be safe.</p>"
     )
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from brainfm import splits
+from brainfm.checksums import sha256
 from brainfm.hdf5 import open_hdf5
 from brainfm.recording import Recording
 from brainfm.shards import schema
@@ -286,8 +287,7 @@ def _recipe(unit: Unit, settings: object) -> str:
     known = json.dumps([unit.key, settings, schema.VERSION], sort_keys=True, default=str)
     digest = hashlib.sha256(known.encode())
     for path in sorted(unit.files):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(sha256(path).encode())
     return digest.hexdigest()
 
 

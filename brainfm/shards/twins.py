@@ -116,9 +116,12 @@ def _same_files(stored: dict[str, Stored], files: dict[str, dict[str, str]]) -> 
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for group, one in enumerate(sets):
         rarest = min(one, key=lambda digest: (len(holders[digest]), digest))
+        variants = {}
         for key in (k for other in holders[rarest] if one <= other for k in sets[other]):
             names = sorted(name for name, digest in files[key].items() if digest in one)
-            found[key].append((group, json.dumps([stored[key].dataset, names])))
+            variants[key] = json.dumps([stored[key].dataset, names])
+        for key in variants if len(set(variants.values())) > 1 else ():
+            found[key].append((group, variants[key]))
     twins = {
         key: Twin(np.array([g for g, _ in rows]), np.full(len(rows), -np.inf), np.full(len(rows), np.inf),
                   [variant for _, variant in rows])
@@ -172,14 +175,14 @@ def touched(spans: list[list[float]], start: np.ndarray, stop: np.ndarray) -> np
     """Which of the stretches `start` to `stop` touch a span."""
     apart = merged(np.array(spans, float).reshape(-1, 2))
     before = np.searchsorted(apart[:, 0], stop, "left")
-    return (before > 0) & (np.r_[-np.inf, apart[:, 1]][before] > start)
+    return np.concatenate([[-np.inf], apart[:, 1]])[before] > start
 
 
 def merged(spans: np.ndarray) -> np.ndarray:
     """`(span, 2)` first and one-past-last sample, sorted, those that touch or overlap made one."""
-    spans = spans[np.argsort(spans[:, 0], kind="stable")]
-    if not len(spans):
+    if (spans[1:, 0] > spans[:-1, 1]).all():
         return spans
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
     ends = np.maximum.accumulate(spans[:, 1])
     first = np.flatnonzero(np.r_[True, spans[1:, 0] > ends[:-1]])
     return np.stack([spans[first, 0], np.r_[ends[first[1:] - 1], ends[-1]]], axis=1)

@@ -16,6 +16,11 @@ class IngestError(RuntimeError):
     """Some recordings could not be ingested; the others were."""
 
 
+def is_path(what: str) -> bool:
+    """Whether a word of the command line names recordings on disk rather than a dataset of the catalogue."""
+    return what not in catalog.names("datasets") and (Path(what).exists() or any(c in what for c in "/\\."))
+
+
 def run(
     key: str, seed: int, jobs: int | None = None, corpus: str | None = None, scheduler: str | None = None,
     dtype: str = "float32", root: Path = Path(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,14 +172,34 @@ def gdf(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def test_gdf(tmp_path: Path) -> None:
+def gdf2(path: Path, values: np.ndarray) -> Path:
+    """A GDF 2.0 file with the same samples and events as that of `gdf`."""
+    n, records = len(values), values.shape[1] // 100
+    head = b"GDF 2.00" + b"X X".ljust(66) + bytes(10 + 4) + bytes(64 + 4 + 12 + 16) + struct.pack("<H", n + 1)
+    head = head.ljust(236, b"\0") + struct.pack("<q2I2H", records, 1, 1, n, 0)
+    columns = [b"Fp1".ljust(16), b"Cz".ljust(16), b"Oz".ljust(16)] + [b" " * 80] * n + [b" " * 6] * n
+    columns += [struct.pack("<H", 4275)] * n + [
+        struct.pack("<d", x) for x in (-100, 100, -32768, 32767) for _ in range(n)
+    ]
+    columns += [bytes(68 + 12)] * n + [struct.pack("<i", 100)] * n + [struct.pack("<i", 3)] * n + [bytes(12 + 20)] * n
+    body = values.reshape(n, records, 100).transpose(1, 0, 2).astype("<i2").tobytes()
+    table = struct.pack("<B3Bf", 1, 2, 0, 0, 100) + struct.pack("<2I", 51, 301) + struct.pack("<2H", 769, 770)
+    path.write_bytes(head + b"".join(columns) + body + table)
+    return path
+
+
+@pytest.mark.parametrize("write", [gdf, gdf2])
+def test_gdf(tmp_path: Path, write: Callable[[Path, np.ndarray], Path]) -> None:
     values = np.random.default_rng(0).integers(-32768, 32767, (3, 500))
-    path = gdf(tmp_path / "a.gdf", values)
+    path = write(tmp_path / "a.gdf", values)
     done = mne_formats.read(path, REQUEST)
     check_equal(done, mne.io.read_raw_gdf(path, verbose="error"))
     np.testing.assert_allclose(done.signal[:, :], (values + 32768) * (200e-6 / 65535) - 1e-4, atol=1e-12)
     assert done.events.label == ["769", "770"]
     np.testing.assert_allclose(done.events.onset, [0.5, 3.0])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"a\.gdf has .* cut short"):
+        mne_formats.read(path, REQUEST)
 
 
 @pytest.mark.parametrize(("modality", "kind"), [(None, "eeg"), ("ieeg", "seeg")])

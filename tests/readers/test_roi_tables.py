@@ -81,6 +81,11 @@ def test_names_decide(tmp_path, values):
         read(written(tmp_path, ".npy", values), names=names[:7])
 
 
+def test_a_name_that_stands_twice(tmp_path, values):
+    with pytest.raises(ValueError, match=r"run\.npy: 'a' names two regions"):
+        read(written(tmp_path, ".npy", values), names=tuple("abcadefg"))
+
+
 def test_equal_sides(tmp_path, values):
     path = written(tmp_path, ".npy", values[:, :8])
     with pytest.raises(ValueError, match="neither side is longer; give names"):

@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.io import savemat
 
 from brainfm.readers import sorted_spikes
@@ -70,7 +71,8 @@ def test_vectors_of_times_and_neurons(tmp_path: Path) -> None:
         assert found.modality == "spikes"
     renamed = read(tmp_path / "a.npz", names=("x", "y", "z"))
     assert of(renamed) == expected("x", "y", "z")
-    assert [(n.found, n.name, n.fate) for n in renamed.channel_log][0] == ("4", "x", "renamed")
+    note = renamed.channel_log[0]
+    assert (note.found, note.name, note.fate) == ("4", "x", "renamed")
     json.dumps(renamed.provenance)
 
 
@@ -262,6 +264,7 @@ def test_damaged_files_are_named(tmp_path: Path, kind: str) -> None:
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=rf"a\.{kind}"):
             read(path, sfreq_hz=10.0)
+    said = []
     for _ in range(60):
         mutant = bytearray(whole)
         for place in rng.integers(0, len(mutant), 3):
@@ -270,9 +273,31 @@ def test_damaged_files_are_named(tmp_path: Path, kind: str) -> None:
         try:
             found = read(path, sfreq_hz=10.0)
         except (ValueError, OSError) as error:
-            assert f"a.{kind}" in str(error)
+            said.append(str(error))
         else:
             assert len(found.spike_time)
+    assert all(f"a.{kind}" in message for message in said)
+
+
+def test_every_damaged_byte_of_a_matlab_file_ends_in_an_error_or_spikes(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    savemat(path, {"spikes": cells(TRAINS)})
+    whole, refused = path.read_bytes(), 0
+    for place in range(128, len(whole)):
+        for value in (0, 5, 255):
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            try:
+                read(path, sfreq_hz=10.0)
+            except ValueError:
+                refused += 1
+    assert refused > 200
+
+
+def test_other_matlab_variables_do_not_disturb(tmp_path: Path) -> None:
+    counts = sparse.csc_array(np.random.default_rng(0).poisson(0.3, (60, 4)))
+    savemat(tmp_path / "a.mat", {"spike_counts": counts, "who": "rat", "none": cells([]), "z": np.ones(2) * 1j})
+    found = read(tmp_path / "a.mat", sfreq_hz=20.0)
+    assert len(found.spike_time) == counts.sum()
 
 
 def test_a_header_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:

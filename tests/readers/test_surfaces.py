@@ -8,7 +8,7 @@ import pytest
 from nibabel import cifti2, gifti
 
 from brainfm.hdf5 import HostileFile
-from brainfm.readers import surfaces
+from brainfm.readers import bold, surfaces
 from brainfm.readers.request import Request
 
 VERTICES, VOLUMES = 40, 25
@@ -89,8 +89,8 @@ class TestGifti:
         done = surfaces.read(tmp_path / "lh.run.func.gii", request())
         np.testing.assert_array_equal(done.signal, np.concatenate([values, -values]))
         assert done.channels.name[VERTICES] == "R 0"
-        monkeypatch.setattr(surfaces, "MOST_POINTS", 60)
-        with pytest.raises(ValueError, match=r"has 80 vertices.*give a label file"):
+        monkeypatch.setattr(bold, "MOST_REGIONS", 60)
+        with pytest.raises(ValueError, match=r"80 regions, voxels or vertices.*give an atlas"):
             surfaces.read(tmp_path / "lh.run.func.gii", request())
 
     def test_one_array_of_all_volumes(self, tmp_path, values):
@@ -257,8 +257,8 @@ class TestCifti:
         hertz = save_cifti(tmp_path / "h.dtseries.nii", dense, cifti2.SeriesAxis(0, 1, VOLUMES, "HERTZ"), brain())
         with pytest.raises(ValueError, match="give sfreq_hz"):
             surfaces.read(hertz, request())
-        monkeypatch.setattr(surfaces, "MOST_POINTS", 20)
-        with pytest.raises(ValueError, match="has 26 vertices"):
+        monkeypatch.setattr(bold, "MOST_REGIONS", 20)
+        with pytest.raises(ValueError, match="26 regions, voxels or vertices"):
             surfaces.read(run, request())
 
     @pytest.mark.parametrize("cut", [1, 1000, 4000])

@@ -344,7 +344,7 @@ class TestDamage:
             volumes.read(run, request(mask=empty))
         with pytest.raises(ValueError, match="no label above 0"):
             volumes.read(run, request(atlas=empty))
-        monkeypatch.setattr(volumes, "MOST_POINTS", 100)
+        monkeypatch.setattr(volumes, "MOST_REGIONS", 100)
         full = nifti(tmp_path / "full.nii", np.ones(SHAPE[:3], np.uint8))
         with pytest.raises(ValueError, match=r"has 120 voxels.*give an atlas"):
             volumes.read(run, request(mask=full))
