@@ -175,12 +175,14 @@ def info(path: Annotated[Path, typer.Argument(help="A shard, a folder of shards,
 
 @app.command()
 def check(
+    path: Annotated[Path | None, typer.Argument(help="Shards or codes to check; all of ./data if not given.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also recompute the checksum of every recording.")] = False,
 ) -> None:
-    """Is this installation whole, and are the data, models and results in ./data?"""
+    """Is this installation whole, and are the data, models and results in ./data? Or the shards at a path?"""
     from brainfm import describe
 
-    raise typer.Exit(0 if describe.check(Path(), deep) else 1)
+    whole = describe.check(Path(), deep) if path is None else describe.check_shards(path, deep)
+    raise typer.Exit(0 if whole else 1)
 
 
 @app.command()

@@ -5,17 +5,24 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from brainfm import catalog
 from brainfm.checksums import sha256
+from brainfm.recording import FATES
+
+if TYPE_CHECKING:
+    from brainfm.shards.read import Stored
 
 #: Wide enough for whole ids where no terminal says how wide it is (pipes, logs, notebooks).
 CONSOLE = Console(width=None if Console().is_terminal else 180)
@@ -75,17 +82,43 @@ def _show_shards(path: Path) -> None:
         )  # fmt: skip
     CONSOLE.print(table)
     first = corpus.recordings[0]
-    lines = [f"  {json.dumps(step)}" for step in first.provenance()["steps"]]
+    about = first.provenance()
+    lines = [f"  {json.dumps(step)}" for step in about["steps"]]
     print(f"processing of {first.id}:\n" + "\n".join(lines))
-    unplaced = {r.id for r in corpus.recordings if _unplaced(r)}
-    if unplaced:
-        print(f"{len(unplaced)} recordings have channels without a position, for example {sorted(unplaced)[0]}")
+    print(f"  files: {', '.join(about['files']) or 'none'}; participant: {about.get('participant') or 'nothing is known'}")
+    if first.frames is not None:
+        fitted = first.normaliser()
+        print(
+            f"  stored as {first.frames.dtype}; a sample depends on {first.reach_s:.3g} s to either side; normaliser: "
+            + (f"{fitted.statistic}, fitted on {fitted.fitted_on}" if fitted else "none")
+        )
+    _show_channels(corpus.recordings, one=path.suffix == ".h5")
 
 
-def _unplaced(stored: Any) -> bool:
-    return any(
-        p[0] != p[0] for p, k in zip(stored.channels.position, stored.channels.kind, strict=True) if k != "neuron"
-    )
+def _show_channels(recordings: Sequence[Stored], one: bool) -> None:
+    """What became of the files' channels: counts over all recordings, and every line of a single shard's first one."""
+    logs = {r.id: r.channel_log() for r in recordings}
+    table = Table(title="channels of the files")
+    for column in ("fate", "channels", "recordings", "why (most often)"):
+        table.add_column(column)
+    for fate in FATES:
+        found = {key: [line for line in log if line.fate == fate] for key, log in logs.items()}
+        count = sum(map(len, found.values()))
+        if count:
+            why = Counter(line.detail for lines in found.values() for line in lines if line.detail).most_common(2)
+            said = "; ".join(f"{detail} ({n})" for detail, n in why)
+            table.add_row(fate, str(count), str(sum(1 for lines in found.values() if lines)), said)
+    placed = Counter(word for r in recordings for word in r.channels.placed)
+    if any(logs.values()):
+        CONSOLE.print(table)
+    print(f"positions: {', '.join(f'{n} from {word}' if word != 'unknown' else f'{n} unknown' for word, n in placed.items())}")
+    if one and logs[recordings[0].id]:
+        lines = Table(title=f"channels of {recordings[0].id}")
+        for column in ("in the file", "here", "fate", "why"):
+            lines.add_column(column)
+        for line in logs[recordings[0].id]:
+            lines.add_row(line.found, line.name, line.fate, line.detail)
+        CONSOLE.print(lines)
 
 
 def _show_model(path: Path) -> None:
@@ -175,8 +208,7 @@ def check(root: Path, deep: bool = False) -> bool:
     problems = _check_installation()
     for path in sorted((root / "data/raw").glob("*/MANIFEST.json")):
         problems += _check_raw(path)
-    for path in sorted((root / "data/shards").glob("**/[!.]*.h5")):
-        problems += _check_shard(path, deep)
+    problems += _check_under(root / "data/shards", deep) + _check_under(root / "data/codes", deep)
     for path in sorted((root / "data/models").glob("[!.]*/config.json")):
         problems += _check_model(path.parent)
     for path in sorted((root / "data/results").glob("*/[!.]*.json")):
@@ -184,10 +216,37 @@ def check(root: Path, deep: bool = False) -> bool:
             json.loads(path.read_text())
         except json.JSONDecodeError as error:
             problems.append(f"{path} is not whole ({error}); remove it and run `dvc repro`")
+    return _verdict(problems)
+
+
+def check_shards(path: Path, deep: bool = False) -> bool:
+    """Print whether the shards and code shards at or under `path` are whole; `deep` compares all data with checksums.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
+    from brainfm.shards import schema
+
+    schema.shard_files(path, "no shard under {}; make them with `brainfm ingest`")
+    return _verdict(_check_under(path, deep))
+
+
+def _verdict(problems: list[str]) -> bool:
     for problem in problems:
         print(f"  problem: {problem}")
     print("all is whole" if not problems else f"{len(problems)} problems")
     return not problems
+
+
+def _check_under(path: Path, deep: bool) -> list[str]:
+    """Problems of the shards at or under `path`; none where nothing is there."""
+    from brainfm.shards import schema
+
+    try:
+        files = schema.shard_files(path, "")
+    except FileNotFoundError:
+        return []
+    return [problem for file in track(files, f"check {path}", transient=True) for problem in _check_shard(file, deep)]
 
 
 def _check_installation() -> list[str]:
@@ -218,18 +277,21 @@ def _check_shard(path: Path, deep: bool) -> list[str]:
     import h5py
 
     from brainfm.shards import schema
+    from brainfm.shards.codes import open_codes
     from brainfm.shards.read import open_shards
 
     try:
-        corpus = open_shards(path)
-        print(f"shard {path}: {len(corpus)} recordings")
-        if deep:
-            with h5py.File(path, "r") as file:
-                bad = [r.id for r in corpus.recordings if schema.checksum(file[r.group]) != r.checksum]
-            return [f"{path}: {key} does not match its checksum; remove the file and run ingest again" for key in bad]
-    except (schema.ShardError, OSError, KeyError) as error:
-        return [str(error)]
-    return []
+        with h5py.File(path, "r") as file:
+            codes = file.attrs.get("schema") == "brainfm-codes"
+        recordings = open_codes(path).recordings if codes else open_shards(path).recordings
+        if not deep:
+            return []
+        with h5py.File(path, "r") as file:
+            bad = [r.id for r in recordings if not schema.is_whole(file[r.group])]
+    except (schema.ShardError, OSError, KeyError, RuntimeError) as error:
+        return [str(error) if str(path) in str(error) else f"{path}: {error}"]
+    mend = "remove the file and run `brainfm tokenize` again" if codes else "remove the file and run ingest again"
+    return [f"{path}: {key} does not match its checksum; {mend}" for key in bad]
 
 
 def _check_model(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,11 +30,12 @@ def sources(root: Path) -> dict[str, list[Path]]:
 
 
 def recordings(
-    root: Path, *, gain: float = 1e-6, die_at: str = "", subjects: list[str] | None = None
+    root: Path, *, gain: float = 1e-6, die_at: str = "", pause_s: float = 0.0, subjects: list[str] | None = None
 ) -> Iterator[Recording]:
     """Two sessions of each subject, or those named; the process is killed before the second one of `die_at`."""
     for key in subjects or sources(root):
         subject, session = key.split("/")
+        time.sleep(pause_s)
         if session == "2" and subject == die_at and not (root / "spared").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         values = np.loadtxt(root / f"{subject}.txt", ndmin=2) * gain * int(session)

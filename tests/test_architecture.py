@@ -17,16 +17,17 @@ from brainfm import catalog, config, splits
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "brainfm"
-LEFT = ("recording", "modalities", "datasets", "shards")
+LEFT = ("recording", "checksums", "hdf5", "modalities", "readers", "datasets", "shards")
 RIGHT = ("tokens", "layers", "codebooks", "models", "objectives")
-ALONE = ("metrics", "statistics", "splits", "catalog", "recording", "tokens")
+ALONE = ("metrics", "statistics", "splits", "catalog", "recording", "tokens", "checksums", "hdf5")
 #: part → parts that it may import beside itself. `recording` reaches the right chain as vocabulary: the words of KINDS.
 ALLOWED: dict[str, tuple[str, ...]] = {
     **{part: () for part in ALONE},
     "config": ("catalog",),
     "modalities": ("recording",),
-    "datasets": ("recording", "modalities"),
-    "shards": ("recording", "splits"),
+    "readers": ("recording", "modalities", "checksums", "hdf5"),
+    "datasets": ("recording", "modalities", "checksums", "readers"),
+    "shards": ("recording", "splits", "checksums", "hdf5"),
     "layers": ("recording", "tokens"),
     "codebooks": ("recording", "tokens", "layers"),
     "models": ("recording", "tokens", "layers", "codebooks"),

@@ -614,7 +614,8 @@ def test_shots_and_halves_keep_clear_of_the_filters(project: Project) -> None:
 class Power:
     """A stand-in for a pretrained network: encodes a window by the power of its channels."""
 
-    card: dict = {}
+    def __init__(self) -> None:
+        self.card: dict = {}
 
     def features(self, windows: Windows) -> np.ndarray:
         rows = zip(windows.recording, windows.start, windows.start + windows.samples, strict=True)

@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -188,15 +190,28 @@ def bytes_while_killed(raw: Path, out: Path, kills: int, jobs: int) -> int:
     return struck
 
 
+def orphan_of(process: Path, folder: Path) -> bool:
+    """Whether a process whose parent is gone still works in the folder."""
+    try:
+        orphan = process.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1] == "1"
+        return orphan and str(folder).encode() in process.joinpath("environ").read_bytes()
+    except OSError:
+        return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "kills"), [(1, 45), (2, 5)])
-def test_killed_at_random_moments_the_shards_are_the_same(raw: Path, tmp_path: Path, jobs: int, kills: int) -> None:
+def test_killed_at_random_moments_the_shards_are_the_same(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, kills: int
+) -> None:
+    monkeypatch.setenv("BRAINFM_TEST", str(tmp_path))  # workers are known by it
     for path in raw.glob("*.txt"):  # more to write, so that a kill can fall into it
         path.write_text(path.read_text().replace("\n", " " + path.read_text().split("\n")[0] * 400 + "\n", 1))
         rows = path.read_text().splitlines()
         path.write_text("\n".join([rows[0]] * 3) + "\n")
     struck = bytes_while_killed(raw, tmp_path / "out", kills, jobs)
     assert struck >= 1
+    assert not [p for p in Path("/proc").glob("[0-9]*") if orphan_of(p, tmp_path)]
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / f"calm{jobs}")
     assert not (tmp_path / "out" / PARTS).exists()
 
@@ -231,3 +246,70 @@ def test_a_worker_that_dies_takes_nobody_with_it(raw: Path, tmp_path: Path) -> N
     assert "worker process died" in done.failed["s2/2"]
     assert done.written == [key for key in ALL if key != "s2/2"]
     assert [r.session for r in open_shards(tmp_path / "out/sub-s2.h5").recordings] == ["1"]
+
+
+@contextmanager
+def process(*words: str) -> Iterator[subprocess.Popen[str]]:
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-m", *words], env=path, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
+    """A scheduler and two workers as a user starts them, on this machine."""
+    with ExitStack() as stack:
+        scheduler = stack.enter_context(
+            process("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        )
+        address = ""
+        for line in scheduler.stderr or ():
+            if found := re.search(r"Scheduler at:\s+(tcp://\S+)", line):
+                address = found[1]
+                break
+        workers = [
+            stack.enter_context(
+                process(
+                    "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
+                    "--local-directory", str(tmp_path / f"worker{i}"),
+                )
+            )
+            for i in range(2)
+        ]  # fmt: skip
+        yield address, workers
+
+
+@pytest.mark.slow
+def test_workers_give_the_bytes_of_local_processes_though_one_is_killed(
+    raw: Path, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[str]]]
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'brainfm[dask]'")
+    address, workers = cluster
+    with distributed.Client(address, timeout=60) as client:
+        client.wait_for_workers(2, timeout=60)
+    keywords = {"pause_s": 0.5}
+    units = units_of(dataset.recordings, dataset.sources(raw), raw, keywords)
+    out = tmp_path / "dask"
+    killer = subprocess.Popen(
+        [sys.executable, "-c", f"""
+import os, pathlib, signal, time
+while not list(pathlib.Path({str(out)!r}).glob('**/*.h5')): time.sleep(.01)
+os.kill({workers[0].pid}, signal.SIGKILL)
+"""]
+    )  # fmt: skip
+    done = ingest(units, out, dataset.CARD, [keywords, "1"], {"test_subjects": 1}, scheduler=address)
+    assert killer.wait(timeout=30) == 0
+    assert workers[0].wait(timeout=10) == -signal.SIGKILL
+    assert (done.written, done.failed) == (ALL, {})
+    run(raw, tmp_path / "local", **keywords)
+    assert bytes_of(out) == bytes_of(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_not_there_is_said(raw: Path, tmp_path: Path) -> None:
+    units = units_of(dataset.recordings, dataset.sources(raw), raw, {})
+    with pytest.raises(OSError, match="tcp://127"):
+        ingest(units, tmp_path / "out", dataset.CARD, "1", {}, scheduler="tcp://127.0.0.1:9")

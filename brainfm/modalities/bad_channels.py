@@ -112,8 +112,8 @@ def _likeness(block: np.ndarray, sfreq: float) -> np.ndarray:
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     flat = np.divide(flat, length, out=np.zeros_like(flat), where=length > 0)
     across = np.abs(flat @ flat.T)
-    np.fill_diagonal(across, np.nan)
-    return np.nanpercentile(across, 98, axis=0)
+    others = across[~np.eye(len(across), dtype=bool)].reshape(len(across), -1)
+    return np.percentile(others, 98, axis=1)
 
 
 def _broken(rows: list[int], width: np.ndarray, floor: np.ndarray, share: float) -> dict[int, str]:

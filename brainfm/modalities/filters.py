@@ -54,6 +54,14 @@ def resample(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
     return resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
 
 
+def _has_ratio(new: float, old: float) -> bool:
+    try:
+        rational(new, old)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A zero-phase filter and the change of rate behind it.
@@ -268,8 +276,9 @@ def condition(
 ) -> Recording:
     """Notch, band-pass and resample as one filter, every channel and each segment by itself: nothing crosses a break.
 
-    A signal that lies in a file stays there: the result is computed when it is read. An array gives an array. Where some
-    segments are shorter than the longest filter, these are dropped from `segments` (time goes on, samples outside
+    A signal that lies in a file stays there: the result is computed when it is read. An array gives an array. A new rate
+    that is no ratio of whole numbers to the old one is left to `mne.filter.resample`, segment by segment in memory. Where
+    some segments are shorter than the longest filter, these are dropped from `segments` (time goes on, samples outside
     segments are zero) and counted in the provenance.
 
     Args:
@@ -288,6 +297,10 @@ def condition(
     if signal is None or sfreq is None or recording.segments is None:
         raise ValueError(f"{recording.id}: no signal to filter; this cleaning is for sampled signals")
     _check(recording, sfreq, sfreq_hz, highpass_hz, lowpass_hz)
+    if sfreq_hz and not _has_ratio(sfreq_hz, sfreq):
+        return _resampled_by_mne(condition(
+            recording, highpass_hz=highpass_hz, lowpass_hz=lowpass_hz, notch_hz=notch_hz
+        ), sfreq_hz)  # fmt: skip
     kernel = design(sfreq, sfreq_hz, highpass_hz, lowpass_hz, notch_hz)
     ratio, need = kernel.ratio, max(kernel.longest, kernel.half + 1, 2)
     kept = [(int(a), int(b)) for a, b in recording.segments if b - a >= need]
@@ -313,4 +326,29 @@ def condition(
     done.provenance["steps"] += copy.deepcopy(list(kernel.steps))
     if dropped := len(recording.segments) - len(kept):
         done.note("drop_segments", count=dropped, shorter_than_s=need / sfreq)
+    return done
+
+
+def _resampled_by_mne(recording: Recording, sfreq_hz: float) -> Recording:
+    """The fallback for rates without a ratio: each segment as a whole through the FFT, as MNE resamples."""
+    import mne
+
+    signal, sfreq = recording.signal, recording.sfreq
+    if signal is None or sfreq is None or recording.segments is None:
+        return recording
+    ratio = sfreq_hz / sfreq
+    out = np.zeros((len(signal), round(signal.shape[1] * ratio)))
+    segments = []
+    for start, stop in recording.segments:
+        piece = np.asarray(signal[:, int(start) : int(stop)], np.float64)
+        piece = mne.filter.resample(piece, up=sfreq_hz, down=sfreq, verbose="error")
+        first = round(start * ratio)
+        last = min(first + piece.shape[1], round(stop * ratio), out.shape[1])
+        out[:, first:last] = piece[:, : last - first]
+        segments.append((first, last))
+    done = replace(
+        recording, signal=out, sfreq=float(sfreq_hz), segments=np.array(segments), duration=0.0,
+        provenance=copy.deepcopy(recording.provenance), reach_s=recording.duration,
+    )  # fmt: skip
+    done.note("resample", from_hz=sfreq, to_hz=float(sfreq_hz), method="mne.filter.resample", mne=mne.__version__)
     return done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brainfm.checksums import sha256
 from brainfm.readers.request import Request
 from brainfm.recording import ChannelNote, Channels, Events, Recording, Series
 
@@ -55,12 +55,6 @@ class Regions:
     position: np.ndarray
     dropped: list[ChannelNote] = field(default_factory=list)
     steps: list[dict] = field(default_factory=list)
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stem(path: Path) -> str:

@@ -52,6 +52,9 @@ def read(path: Path, request: Request, *, trial_label: str | None = None) -> Rec
         HostileFile: for a link to another file.
     """
     pynwb = require("pynwb", "nwb")
+    from hdmf.build.classgenerator import TypeDoesNotExistError
+    from hdmf.build.errors import BuildError, ConstructError, ContainerConfigurationError
+
     path = Path(path)
     mend = "fetch it again, or look at it with pynwb.validate"
     try:
@@ -65,10 +68,11 @@ def read(path: Path, request: Request, *, trial_label: str | None = None) -> Rec
         try:
             nwb = pynwb.NWBHDF5IO(file=file, mode="r", load_namespaces=True).read()
             recording = _recording(path, nwb, request, trial_label)
-        except BROKEN as error:
-            if str(path) in str(error):
+        except (*BROKEN, BuildError, ConstructError, ContainerConfigurationError, TypeDoesNotExistError) as error:
+            if isinstance(error, ValueError) and str(path) in str(error):
                 raise
-            raise ValueError(f"{path} cannot be read as NWB ({type(error).__name__}: {error}); {mend}") from error
+            why = str(error.args[-1] if error.args else "")[:300]  # the first argument of some is all of the file
+            raise ValueError(f"{path} cannot be read as NWB ({type(error).__name__}: {why}); {mend}") from error
     recording.provenance["files"] = {path.name: digest(path)}
     return recording
 

@@ -33,6 +33,8 @@ LENGTHS = (
     (r"\bum\b|[µμ]m|micron|micromet", 1e-6),
     (r"\bin m\b|\(m\)|\bmet(er|re)s?\b", 1.0),
 )
+#: Samples of a series without chunks that are cheap to read at a time.
+BLOCK = 1 << 15
 #: Volts in a unit that a request may say the stored numbers are in.
 VOLTS = {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "µV": 1e-6, "nV": 1e-9}
 
@@ -57,7 +59,7 @@ class Stored:
     Attributes:
         path, name: the file and the dataset in it.
         gain: `(channel,)` V per stored number; offset: V.
-        shape: `(channel, time)`. block: samples of a chunk of the file, or None.
+        shape: `(channel, time)`. block: samples of a chunk of the file.
     """
 
     path: Path
@@ -65,7 +67,7 @@ class Stored:
     gain: np.ndarray
     offset: float
     shape: tuple[int, int]
-    block: int | None = None
+    block: int = BLOCK
     _data: h5py.Dataset | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -222,7 +224,7 @@ def electrical(path: Path, nwb: Any, series: Any, request: Request, modality: st
         gain, offset = np.full(channels, VOLTS[request.unit]), 0.0
     if not (np.isfinite(gain).all() and gain.all() and np.isfinite(offset)):
         raise ValueError(f"{path}: {where_is(series)} has conversions to volt that are zero or not finite")
-    block = data.chunks[0] if data.chunks else None
+    block = data.chunks[0] if data.chunks else BLOCK
     table_of, log, how = _contacts(path, series, rows, request, modality)
     recording = Recording(
         dataset=request.dataset, subject=request.subject, session=request.session, run=request.run,

@@ -13,12 +13,13 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def _work_off(
 def _executor(processes: int, scheduler: str | None) -> Iterator[Executor]:
     """A pool of this machine's processes, or the workers of a Dask scheduler, which runs again what a worker dropped."""
     if scheduler is None:
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
             yield pool
         return
     try:
@@ -223,6 +224,14 @@ def _executor(processes: int, scheduler: str | None) -> Iterator[Executor]:
         raise ImportError("--scheduler needs Dask: pip install 'brainfm[dask]'") from error
     with Client(scheduler, timeout=30) as client, client.get_executor(pure=False) as pool:
         yield pool
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the process that started it is killed: it would wait for work for ever otherwise."""
+    parent = parent_process()
+    if parent is not None:
+        watch = threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True)
+        watch.start()
 
 
 def _settle(job: Job, result: Callable[[], None], done: Ingested) -> None:

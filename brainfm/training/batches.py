@@ -27,6 +27,7 @@ class Batcher:
         neurons: `dataset/subject/neuron` → number, for models that know neurons; None elsewhere.
         subjects: `dataset/subject` → number, as `aligned["subject"]`.
         labels: condition → class number, as `aligned["label"]`; unlabelled where None.
+        normalised: scale by the recording's own normaliser, which ingest fitted, and not by the typical amplitude of a kind.
         aligned: names of the covariates to bring along, `(batch, time, feature)`; NaN where a recording has none.
     """
 
@@ -35,6 +36,7 @@ class Batcher:
     subjects: dict[str, int] | None = None
     labels: dict[str, int] | None = None
     aligned: tuple[str, ...] = ()
+    normalised: bool = False
 
     def __call__(self, windows: Windows, index: Sequence[int] | np.ndarray | None = None) -> TokenBatch:
         """The rows `index` of `windows` (all by default) as one batch.
@@ -75,9 +77,14 @@ class Batcher:
         begin, end = start.tolist(), (start + samples).tolist()
         opened = {id(s): s.open() for s in {id(s): s for s in stored}.values()}
         fill = [opened[id(s)] for s in stored]
+        fitted = {id(s): _fitted(s) for s in stored} if self.normalised else {}
 
         def write(i: int, out: np.ndarray) -> None:
             fill[i](out, begin[i], end[i])
+            if fitted:
+                centre, factor = fitted[id(stored[i])]
+                out -= centre
+                out *= factor
 
         return self._layout([s.channels for s in stored], samples, sfreq, write)
 
@@ -140,6 +147,15 @@ class Batcher:
                 )
             number[i, : len(ids)] = torch.tensor([self.neurons[x] for x in ids])  # type: ignore[index]
         return number
+
+
+def _fitted(stored: Stored) -> tuple[np.ndarray, np.ndarray]:
+    """Centre of each channel, and what makes its scale the typical amplitude of its kind, `(channel, 1)` both."""
+    normaliser = stored.normaliser()
+    if normaliser is None:
+        raise ValueError(f"{stored.id} has no normaliser; ingest it with the cleaning step `scale`")
+    typical = np.array([TYPICAL[k] for k in stored.channels.kind])
+    return normaliser.centre.astype(np.float32)[:, None], (typical / normaliser.scale).astype(np.float32)[:, None]
 
 
 class _Montage:

@@ -57,6 +57,7 @@ class Pretrained:
             neurons=None if ids is None else {x: i for i, x in enumerate(ids)},
             labels=labels,
             aligned=tuple(getattr(self.model, "aligned", ())) if aligned is None else aligned,
+            normalised=getattr(self.model, "normalised", False),
         )
 
     def features(self, windows: Windows, size: int = 64) -> np.ndarray:

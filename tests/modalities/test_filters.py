@@ -169,3 +169,14 @@ def test_ratios() -> None:
     assert filters.rational(128, 500) == Fraction(32, 125)
     with pytest.raises(ValueError, match="rounder rate"):
         filters.rational(128.0123, 500)
+
+
+def test_a_rate_without_a_ratio_is_left_to_mne() -> None:
+    signal = like_eeg(np.random.default_rng(6), 3, 25_000)
+    done = filters.condition(recording(Counted(signal), 250.0), sfreq_hz=128.0123, highpass_hz=1)
+    expected = mne.filter.filter_data(signal, 250.0, 1, None, verbose="error")
+    expected = mne.filter.resample(expected, up=128.0123, down=250.0, verbose="error")
+    np.testing.assert_allclose(done.signal, expected, atol=1e-10)
+    assert done.sfreq == 128.0123
+    assert done.provenance["steps"][-1]["method"] == "mne.filter.resample"
+    assert done.reach_s == 100  # every sample of the FFT of a whole depends on every other
