@@ -98,8 +98,7 @@ def one_by_one(recordings: list[Stored], spans: dict[str, list[list[float]]], to
 
 def whole(path: Path) -> bool:
     """Whether every recording of a shard is, as `brainfm check --deep` asks."""
-    with h5py.File(path, "r") as file:
-        return all(schema.is_whole(group) for group in file["recordings"].values())
+    return all(r.is_whole() for r in open_shards(path).recordings)
 
 
 def walked(path: Path) -> str:

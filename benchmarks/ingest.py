@@ -2,7 +2,7 @@
 
     python benchmarks/ingest.py [--minutes 30] [--repeat 2] [--case ingest_edf]
 
-64 channels at 512 Hz, 0.5 to 100 Hz, notch at 50 Hz and its multiples, to 256 Hz. Each way runs in a process of its own,
+64 channels at 512 Hz, 0.5 to 100 Hz, notch at 50 Hz and its multiples, to 256 Hz. Each way runs in its own process,
 so that `peak_mb` is its own; imports are not counted on either side. Ours includes the checksums of the file and of the
 shard. `max_difference` and `relative_rms` are of the interior, against MNE, in standard deviations. The signal is noise
 with a spectrum as of EEG. For `ingest_edf_4h` MNE would need ten gigabytes: its seconds are those of the shorter
@@ -45,7 +45,9 @@ def microvolts(seconds: int) -> np.ndarray:
     """`(channel, time)` noise of 20 uV whose spectrum falls off with frequency, repeated every minute."""
     samples = 60 * SFREQ
     rng = np.random.default_rng(0)
-    spectrum = rng.standard_normal((CHANNELS, samples // 2 + 1)) + 1j * rng.standard_normal((CHANNELS, samples // 2 + 1))
+    spectrum = rng.standard_normal((CHANNELS, samples // 2 + 1)) + 1j * rng.standard_normal(
+        (CHANNELS, samples // 2 + 1)
+    )
     minute = np.fft.irfft(spectrum / np.maximum(np.arange(samples // 2 + 1), 60), samples)
     minute *= 20 / minute.std()
     return np.tile(minute, -(-seconds // 60))[:, : seconds * SFREQ]
@@ -132,9 +134,6 @@ def alone(way: str, path: Path, out: Path) -> dict[str, float]:
 
 def run_alone(way: str, path: Path, out: Path) -> None:
     """In that process: load what is needed, then measure."""
-    import mne
-    import mne.filter
-    import mne.io
 
     import brainfm.datasets.local_files
     import brainfm.readers.brainvision

@@ -58,7 +58,7 @@ def ingest(
     ] = None,
     modality: Annotated[str | None, typer.Option(help="eeg, meg, ieeg, fmri, spikes or calcium.")] = None,
     montage: Annotated[str | None, typer.Option(help="MNE template for positions that the files lack.")] = None,
-    unit: Annotated[str | None, typer.Option(help="Unit of the numbers where files say it wrong: uV, mV, fT ...")] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit of the numbers, if files say it wrong: uV, mV ...")] = None,
     reference: Annotated[str, typer.Option(help="What potentials are measured against, if files do not say.")] = "",
     label: Annotated[str, typer.Option(help="Condition of the whole of every recording.")] = "",
     rate_hz: Annotated[
@@ -68,11 +68,11 @@ def ingest(
     mask: Annotated[Path | None, typer.Option(help="fMRI: image of the voxels to keep.")] = None,
     variable: Annotated[str | None, typer.Option(help="Variable of .mat, .npz, .h5 or NWB files.")] = None,
     sfreq_hz: Annotated[
-        float | None, typer.Option(help="Rate of the shards; 128 for EEG and MEG, 512 for iEEG; 0 keeps that of the file.")
+        float | None, typer.Option(help="Rate of the shards; 128 for EEG and MEG, 512 for iEEG; 0 keeps it.")
     ] = None,
     highpass_hz: Annotated[float | None, typer.Option(help="Lower edge; 0.5 for EEG, MEG, iEEG; 0 for none.")] = None,
-    lowpass_hz: Annotated[float | None, typer.Option(help="Upper edge; 45 for EEG, MEG; 170 for iEEG; 0 for none.")] = None,
-    notch_hz: Annotated[float | None, typer.Option(help="Power line (50 or 60) and its multiples; none by default.")] = None,
+    lowpass_hz: Annotated[float | None, typer.Option(help="Upper edge; 45 for EEG, MEG, 170 for iEEG; or 0.")] = None,
+    notch_hz: Annotated[float | None, typer.Option(help="Power line (50, 60) and multiples; none by default.")] = None,
     steps: Annotated[
         Path | None, typer.Option(help="YAML with an ordered list of cleaning `steps`, instead of the filters above.")
     ] = None,

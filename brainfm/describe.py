@@ -85,13 +85,12 @@ def _show_shards(path: Path) -> None:
     about = first.provenance()
     lines = [f"  {json.dumps(step)}" for step in about["steps"]]
     print(f"processing of {first.id}:\n" + "\n".join(lines))
-    print(f"  files: {', '.join(about['files']) or 'none'}; participant: {about.get('participant') or 'nothing is known'}")
-    if first.frames is not None:
+    print(f"  files: {', '.join(about['files']) or 'none'}; participant: {about.get('participant') or 'not known'}")
+    if "signal" in first.arrays:
         fitted = first.normaliser()
-        print(
-            f"  stored as {first.frames.dtype}; a sample depends on {first.reach_s:.3g} s to either side; normaliser: "
-            + (f"{fitted.statistic}, fitted on {fitted.fitted_on}" if fitted else "none")
-        )
+        said = f"{fitted.statistic}, fitted on {fitted.fitted_on}" if fitted else "none"
+        print(f"  stored as {first.arrays['signal'].dtype}; normaliser: {said}")
+        print(f"  a sample depends on {first.reach_s:.3g} s to either side of it")
     _show_channels(corpus.recordings, one=path.suffix == ".h5")
 
 
@@ -111,7 +110,7 @@ def _show_channels(recordings: Sequence[Stored], one: bool) -> None:
     placed = Counter(word for r in recordings for word in r.channels.placed)
     if any(logs.values()):
         CONSOLE.print(table)
-    print(f"positions: {', '.join(f'{n} from {word}' if word != 'unknown' else f'{n} unknown' for word, n in placed.items())}")
+    print(f"positions: {', '.join(f'{word} {n}' for word, n in placed.items())}")
     if one and logs[recordings[0].id]:
         lines = Table(title=f"channels of {recordings[0].id}")
         for column in ("in the file", "here", "fate", "why"):
@@ -274,21 +273,15 @@ def _check_raw(manifest: Path) -> list[str]:
 
 
 def _check_shard(path: Path, deep: bool) -> list[str]:
-    import h5py
-
     from brainfm.shards import schema
-    from brainfm.shards.codes import open_codes
+    from brainfm.shards.codes import SCHEMA, open_codes
     from brainfm.shards.read import open_shards
 
+    codes = schema.kind_of(path) == SCHEMA
     try:
-        with h5py.File(path, "r") as file:
-            codes = file.attrs.get("schema") == "brainfm-codes"
         recordings = open_codes(path).recordings if codes else open_shards(path).recordings
-        if not deep:
-            return []
-        with h5py.File(path, "r") as file:
-            bad = [r.id for r in recordings if not schema.is_whole(file[r.group])]
-    except (schema.ShardError, OSError, KeyError, RuntimeError) as error:
+        bad = [r.id for r in recordings if deep and not r.is_whole()]
+    except (schema.ShardError, OSError) as error:
         return [str(error) if str(path) in str(error) else f"{path}: {error}"]
     mend = "remove the file and run `brainfm tokenize` again" if codes else "remove the file and run ingest again"
     return [f"{path}: {key} does not match its checksum; {mend}" for key in bad]

@@ -69,7 +69,7 @@ class ChannelNote:
 
     def __post_init__(self) -> None:
         if self.fate not in FATES:
-            raise ValueError(f"unknown fate {self.fate!r} of channel {self.found!r}; expected one of {', '.join(FATES)}")
+            raise ValueError(f"fate {self.fate!r} of channel {self.found!r}; expected one of {', '.join(FATES)}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Channels:
         bad: `(channel,)` True where the channel is to be ignored.
         area: `n` brain areas for neurons and implanted electrodes, "" where unknown.
         unit: `n` physical units of the signal, `UNITS` of the kind unless said otherwise (dF/F of a neuron is "1").
-        reference: `n` words for what a potential is measured against ("average", "Cz", "linked ears"); "" where unknown.
+        reference: `n` words for what potentials are measured against ("average", "Cz", "linked ears"); "" if unknown.
         placed: `n` words of `PLACED`: where the position came from.
     """
 

@@ -186,7 +186,7 @@ def test_a_decoder_that_is_not_whole_is_refused(fitted: brainfm.Decoder, tmp_pat
 def test_missing_channels_are_named_with_those_expected(fitted: brainfm.Decoder) -> None:
     signal, _ = trials()
     with pytest.raises(ValueError, match="2 channels are missing: Cz, Pz; the decoder was fitted on C3, Cz, C4, Pz"):
-        fitted.predict(signal, channels=["C3", "CZ", "C4", "Oz"], sfreq=SFREQ)
+        fitted.predict(signal, channels=["C3", "FCz", "C4", "Oz"], sfreq=SFREQ)
 
 
 def test_order_and_number_of_further_channels_do_not_matter(fitted: brainfm.Decoder) -> None:

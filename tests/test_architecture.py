@@ -17,17 +17,17 @@ from brainfm import catalog, config, splits
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "brainfm"
-LEFT = ("recording", "checksums", "hdf5", "modalities", "readers", "datasets", "shards")
+LEFT = ("recording", "checksums", "hdf", "modalities", "readers", "datasets", "shards")
 RIGHT = ("tokens", "layers", "codebooks", "models", "objectives")
-ALONE = ("metrics", "statistics", "splits", "catalog", "recording", "tokens", "checksums", "hdf5")
+ALONE = ("metrics", "statistics", "splits", "catalog", "recording", "tokens", "checksums", "hdf")
 #: part → parts that it may import beside itself. `recording` reaches the right chain as vocabulary: the words of KINDS.
 ALLOWED: dict[str, tuple[str, ...]] = {
     **{part: () for part in ALONE},
     "config": ("catalog",),
     "modalities": ("recording",),
-    "readers": ("recording", "modalities", "checksums", "hdf5"),
+    "readers": ("recording", "modalities", "checksums", "hdf"),
     "datasets": ("recording", "modalities", "checksums", "readers"),
-    "shards": ("recording", "splits", "checksums", "hdf5"),
+    "shards": ("recording", "splits", "checksums", "hdf"),
     "layers": ("recording", "tokens"),
     "codebooks": ("recording", "tokens", "layers"),
     "models": ("recording", "tokens", "layers", "codebooks"),

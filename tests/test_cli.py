@@ -144,8 +144,8 @@ def test_ingest_and_info_of_shards(run, project: Path) -> None:
     assert run("fetch", "sim_spikes")[0] == 0
     status, out, _ = run("ingest", "sim_spikes", "--jobs", "1")
     assert status == 0
-    assert "4 subjects written, 0 kept, 0 failed" in out
-    assert "0 subjects written, 4 kept" in run("ingest", "sim_spikes", "--jobs", "1")[1]
+    assert "4 recordings written, 0 kept, 0 failed" in out
+    assert "0 recordings written, 4 kept" in run("ingest", "sim_spikes", "--jobs", "1")[1]
     status, out, _ = run("info", "data/shards/spikes/sim_spikes")
     assert status == 0
     assert "16 recordings of 4 people" in out
@@ -155,7 +155,7 @@ def test_ingest_and_info_of_shards(run, project: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-100])
     status, out, _ = run("check")
     assert status == 1
-    assert "sub-a2.h5 is not a readable HDF5 file" in out
+    assert "sub-a2.h5 is not a readable shard" in out
     assert "1 problems" in out
 
 
@@ -172,8 +172,8 @@ def test_failed_subjects_are_listed_with_status_one(run, project: Path, monkeypa
     (project / "configs/ingest/scp1.yaml").write_text("split: {everyone: test}\n")
     status, out, err = run("ingest", "scp1", "--jobs", "1")
     assert status == 1
-    assert "1 subjects written, 0 kept, 1 failed" in out
-    assert "1 of 2 subjects failed" in err
+    assert "1 recordings written, 0 kept, 1 failed" in out
+    assert "1 of 2 recordings failed" in err
     assert "2: the file of 2 is cut short" in err
     assert (project / "data/shards/meeg/scp1/sub-1.h5").exists()
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from brainfm import catalog
-from brainfm.recording import UNITS, Recording
+from brainfm.recording import Recording
 from brainfm.shards.read import Corpus, Windows, open_shards
 from brainfm.shards.write import write_shard
 from brainfm.tokens import Encoding
@@ -30,6 +30,8 @@ CARD = {"title", "modality", "licence", "citation", "url", "simulated", "subject
 SMALL = {
     "eeg": ({"trials": 2, "trial_s": 1.0, "pause_s": 0.5}, 0.5),
     "meg": ({"trials": 2, "trial_s": 1.0, "pause_s": 0.5}, 0.5),
+    "ieeg": ({"trials": 2, "trial_s": 1.0, "pause_s": 0.5}, 0.5),
+    "calcium": ({"neurons": 8, "duration_s": 8.0}, 1.0),
     "fmri": ({"regions": 10, "duration_s": 192.0}, 32.0),
     "spikes": ({"neurons": 8, "duration_s": 4.0}, 0.2),
 }
@@ -84,7 +86,7 @@ def test_modality(modality: str) -> None:
     recording = simulated(modality)
     assert recording.simulated
     assert recording.modality == modality
-    assert UNITS[recording.channels.kind[0]] == module.UNIT
+    assert recording.channels.unit[0] == module.UNIT
     again = simulated(modality)
     for word in ("signal", "spike_time"):
         one, other = getattr(recording, word), getattr(again, word)

@@ -12,7 +12,7 @@ import yaml
 from brainfm import catalog, cli
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/data.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/data.md", "docs/ingest.md")
 #: What the pipeline or the installation makes, and addresses on the web.
 MADE = ("data/", "params.yaml", ".venv", "http")
 ENDINGS = (".py", ".md", ".yaml", ".ipynb", ".cff", ".toml", ".lock")

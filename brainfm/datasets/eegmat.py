@@ -101,9 +101,7 @@ def recordings(
     for key in download.chosen(known, subjects, "eegmat"):
         subject, session = key.split("/")
         recording = _read(root, known[key][0].name, subject, session, info.get(subject, {}))
-        yield eeg.clean(
-            recording, sfreq_hz=sfreq_hz, highpass_hz=highpass_hz, lowpass_hz=lowpass_hz, notch_hz=notch_hz
-        )
+        yield eeg.clean(recording, sfreq_hz=sfreq_hz, highpass_hz=highpass_hz, lowpass_hz=lowpass_hz, notch_hz=notch_hz)
 
 
 def subject_info(root: Path) -> dict[str, dict[str, str]]:
@@ -113,9 +111,8 @@ def subject_info(root: Path) -> dict[str, dict[str, str]]:
         return {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [r for r in csv.DictReader(file) if (r.get("Subject") or "").startswith("Subject")]
-    return {
-        r["Subject"].removeprefix("Subject"): {"age_years": r.get("Age") or "", "sex": r.get("Gender") or ""} for r in rows
-    }
+    about = {"age_years": "Age", "sex": "Gender"}
+    return {r["Subject"].removeprefix("Subject"): {k: r.get(column) or "" for k, column in about.items()} for r in rows}
 
 
 def _read(root: Path, name: str, subject: str, session: str, participant: dict[str, str]) -> Recording:

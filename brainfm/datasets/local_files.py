@@ -26,7 +26,7 @@ WORDS = {
 
 
 def steps_of(modality: str, given: dict[str, float | None]) -> list[dict[str, Any]]:
-    """The cleaning of a modality as declared steps: marking bad channels, then the filters, `given` before `DEFAULTS`."""
+    """The cleaning of a modality as steps: bad channels are marked, then filters; `given` wins over `DEFAULTS`."""
     chosen = {**DEFAULTS[modality], **given}
     sparse = {"bad_channels": {**BAD["bad_channels"], "correlation": None}} if modality == "ieeg" else BAD
     filters = [{step: {word: chosen[key]}} for key, (step, word) in WORDS.items() if chosen.get(key)]
@@ -57,11 +57,9 @@ def _clean(recording: Recording, given: dict[str, float | None], steps: list[Any
             given = {**given, "notch_hz": recording.provenance["power_line_hz"]}  # a BIDS sidecar says it
         return cleaning.clean(recording, steps_of(recording.modality, given) if steps is None else steps)
     if recording.modality == "fmri":
-        wanted = {k: v for k, v in given.items() if k in ("highpass_hz", "lowpass_hz")}
-        return fmri.clean(recording, **wanted)
+        return fmri.clean(recording, highpass_hz=given.get("highpass_hz"), lowpass_hz=given.get("lowpass_hz"))
     if recording.modality == "calcium":
-        wanted = {k: v for k, v in given.items() if k in ("sfreq_hz", "lowpass_hz")}
-        return calcium.clean(recording, **wanted)
+        return calcium.clean(recording, sfreq_hz=given.get("sfreq_hz"), lowpass_hz=given.get("lowpass_hz"))
     return recording
 
 

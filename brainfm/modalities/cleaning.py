@@ -53,7 +53,8 @@ def clean(recording: Recording, steps: Sequence[Step]) -> Recording:
     Raises:
         ValueError: for an unknown step or keyword, with what there is, and where a step cannot be done.
     """
-    done, waiting = replace(recording, provenance=copy.deepcopy(recording.provenance)), {}
+    done = replace(recording, provenance=copy.deepcopy(recording.provenance))
+    waiting: dict[str, Any] = {}
     for name, given in map(_parsed, steps):
         if name in FILTERS:
             word, keyword = FILTERS[name]
@@ -110,7 +111,7 @@ def bad_channels(
         signal, recording.channels, sfreq, deviation=deviation, correlation=correlation, flat=flat, share=share,
         segments=recording.segments,
     )  # fmt: skip
-    table = recording.channels.pick(range(len(recording.channels)))
+    table = recording.channels.pick(np.arange(len(recording.channels)))
     table.bad = table.bad.copy()
     table.bad[list(found)] = True
     log = [ChannelNote(table.name[row], table.name[row], "bad", why) for row, why in sorted(found.items())]
@@ -142,7 +143,7 @@ def drop_bad(recording: Recording) -> Recording:
     signal, _ = _signal(recording)
     kept = np.flatnonzero(~recording.channels.bad)
     if not len(kept):
-        raise ValueError(f"{recording.id}: every channel is bad, so nothing is left; look at the file, or loosen the test")
+        raise ValueError(f"{recording.id}: every channel is bad; look at the file, or loosen the test")
     names = [recording.channels.name[i] for i in np.flatnonzero(recording.channels.bad)]
     log = [ChannelNote(name, "", "dropped", "bad") for name in names]
     matrix = np.eye(len(recording.channels))[kept]
@@ -166,12 +167,12 @@ def detrend(recording: Recording, *, order: int = 1) -> Recording:
 
 
 def clamp(recording: Recording, *, robust_sd: float | None = None, typical: float | None = None) -> Recording:
-    """Limit values: to `robust_sd` robust deviations around each channel's median, or to `typical` amplitudes of its kind.
+    """Limit values: to `robust_sd` robust deviations around a channel's median, or to `typical` amplitudes of its kind.
 
     The first is fitted on this recording, the second (multiples of `recording.TYPICAL`) on nothing.
     """
     if (robust_sd is None) == (typical is None):
-        raise ValueError("clamp takes one of robust_sd (deviations of the channel) and typical (amplitudes of its kind)")
+        raise ValueError("clamp takes one of robust_sd (of the channel) and typical (amplitudes of its kind)")
     signal, _ = _signal(recording)
     if robust_sd is not None:
         centre, width, seen = _fitted(recording)

@@ -5,12 +5,12 @@ overlap-save: a block of the signal is transformed, multiplied, cut to the bins 
 transformed back at the shorter length, which resamples it for nothing. A block needs no other block, so any stretch of
 the result can be asked for, and memory does not grow with the recording.
 
-The result is MNE's. Without a change of rate it is so to rounding, at the ends of segments too, since both reflect oddly
-there. With one it differs by 1e-6 to 1.5e-5 of the spread for signals that fall off with frequency as a brain's do; all of
-that lies within half a hertz of the new Nyquist frequency, where MNE's own result moves by more when its padding changes
-(`tests/modalities/test_filters.py`). Two things of MNE's are not followed: its default padding shifts the result by up to
-half a sample where the padded length times the ratio is not whole, and it does not guard against aliasing where no
-low-pass is declared.
+The result is MNE's. Without a change of rate it is so to rounding, at the ends of segments too, since both reflect
+oddly there. With one it differs by 1e-6 to 1.5e-5 of the spread for signals that fall off with frequency as a brain's
+do; all of that lies within half a hertz of the new Nyquist frequency, where MNE's own result moves by more when its
+padding changes (`tests/modalities/test_filters.py`). Two things of MNE's are not followed: its default padding shifts
+the result by up to half a sample where the padded length times the ratio is not whole, and it does not guard against
+aliasing where no low-pass is declared.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Filtered:
             out[:, low - first : high - first] = block[:, lead + low - at : lead + high - at]
 
     def _padded(self, start: int, stop: int, low: int, high: int) -> np.ndarray:
-        """Samples `low` to `high` of a segment, counted from its start, reflected oddly about its ends, then constant."""
+        """Samples `low` to `high` counted from a segment's start, reflected oddly about its ends, then constant."""
         n = stop - start
         inside = max(low, 0), min(high, n)
         first, last = inside
@@ -226,7 +226,7 @@ class Filtered:
         return out
 
     def _apply(self, block: np.ndarray) -> np.ndarray:
-        """A block through the kernel and to the new rate; its offset goes beside the FFT, whose digits it would take."""
+        """A block through the kernel and to the new rate; its offset goes beside the FFT, whose digits it would eat."""
         up, down = self.kernel.ratio.numerator, self.kernel.ratio.denominator
         length = block.shape[1]
         out = np.empty((len(block), length // down * up), self.dtype)
@@ -276,10 +276,10 @@ def condition(
 ) -> Recording:
     """Notch, band-pass and resample as one filter, every channel and each segment by itself: nothing crosses a break.
 
-    A signal that lies in a file stays there: the result is computed when it is read. An array gives an array. A new rate
-    that is no ratio of whole numbers to the old one is left to `mne.filter.resample`, segment by segment in memory. Where
-    some segments are shorter than the longest filter, these are dropped from `segments` (time goes on, samples outside
-    segments are zero) and counted in the provenance.
+    A signal that lies in a file stays there: the result is computed when it is read. An array gives an array. A new
+    rate that is no ratio of whole numbers to the old one is left to `mne.filter.resample`, with a segment in memory.
+    Segments shorter than the longest filter are dropped from `segments` where others are long enough (time goes
+    on, samples outside segments are zero) and counted in the provenance.
 
     Args:
         recording: with a signal; it is left as it is.

@@ -50,7 +50,7 @@ def clean(recording: Recording, *, min_rate_hz: float = 0.0, refractory_s: float
     cleaned = replace(
         recording,
         channels=recording.channels.pick(kept),
-        signal=None if recording.signal is None else recording.signal[kept],
+        signal=None if recording.signal is None else np.asarray(recording.signal[:, :])[kept],
         spike_time=time[stays],
         spike_neuron=row[neuron[stays]],
         truth=truth,

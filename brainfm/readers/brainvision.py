@@ -25,8 +25,14 @@ FORMATS = {"INT_16": ("i2", "float32"), "INT_32": ("i4", "float64"), "IEEE_FLOAT
 #: No header or marker file is larger.
 LARGEST = 1 << 26
 
+#: Bytes of a file's name that file systems take.
+LONGEST_NAME = 255
+
 #: Bytes decoded at a time.
 CHUNK = 1 << 19
+
+#: Seconds that a marker may lie behind the last sample; further out, samples are missing.
+LATEST_S = 1.0
 
 #: Metres; radius of the sphere that idealised coordinates lie on, as MNE takes it.
 HEAD_M = 0.095
@@ -129,6 +135,12 @@ def read(path: Path, request: Request) -> Recording:
     if common.get("markerfile"):
         files.append(_beside(path, common["markerfile"], "MarkerFile"))
         marks = markers(files[-1], sfreq)
+        late = max((onset for onset, _, _ in marks), default=0.0) - samples / sfreq
+        if late > LATEST_S:
+            raise ValueError(
+                f"{data} has {samples} samples, and a marker in {files[-1].name} lies {late:g} s behind the last: the "
+                "samples are cut short or belong to another recording, get them again"
+            )
     return assemble(path, files, request, signal=signal, sfreq=sfreq, channels=channels, log=log, marks=marks)
 
 
@@ -244,9 +256,10 @@ def _beside(path: Path, name: str, key: str) -> Path:
     """A file that the header names, which has to lie in or under the header's folder."""
     name = name.replace("$b", path.stem)
     normal = os.path.normpath(name)
-    if not name or normal.startswith("..") or os.path.isabs(normal) or re.search(r"[\\\0]|^\w:", name):
+    climbs = normal.startswith("..") or os.path.isabs(normal) or re.search(r"[\\\0]|^\w:", name)
+    if not name or climbs or max(map(len, os.fsencode(name).split(b"/"))) > LONGEST_NAME:
         raise ValueError(
-            f"{path}: {key} is {name!r}; expected the name of a file in the same folder: correct that line"
+            f"{path}: {key} is {name[:80]!r}; expected the name of a file in the same folder: correct that line"
         )
     file = path.parent / normal
     if not file.is_file():
@@ -269,6 +282,9 @@ def _samples(path: Path, data: Path, common: dict[str, str], width: int, size: i
 def _channels(path: Path, listed: dict[str, str], width: int) -> tuple[list[str], list[str], list[float], list[str]]:
     """Name, reference, resolution and unit of each channel; µV where the unit is not said."""
     names, references, resolutions, units = [], [], [], []
+    more = [key for key in listed if (match := re.fullmatch(r"ch(\d{1,9})", key)) and int(match[1]) > width]
+    if more:
+        raise ValueError(f"{path}: NumberOfChannels is {width}, and {more[0].title()} is listed; correct the header")
     for i in range(width):
         said = listed.get(f"ch{i + 1}", "missing")
         fields = [x.strip() for x in said.split(",")] + ["", "", ""]

@@ -237,7 +237,7 @@ def header(path: Path) -> Header:
     for wide in (16, 80, 8, 8, 8, 8, 8, 80, 8, 32):
         columns.append([rest[at + i * wide : at + (i + 1) * wide] for i in range(n)])
         at += wide * n
-    records = _whole(path, "number of records", fixed[236:244], -1, 10**8)
+    announced = _whole(path, "number of records", fixed[236:244], -1, 10**8)
     record_s = _number(path, "seconds of a record", fixed[244:252])
     samples = [_whole(path, f"samples of signal {i + 1}", x, 1, 10**7) for i, x in enumerate(columns[8])]
     if not 1e-6 <= record_s <= 1e7 or max(samples) / record_s > 1e7:
@@ -246,15 +246,21 @@ def header(path: Path) -> Header:
             "0 and at most 10 MHz: the header is damaged, or the file holds annotations alone"
         )
     whole = width * sum(samples)
-    records = (got - size) // whole if records == -1 else records
-    if records < 1 or got < size + records * whole:
+    records = (got - size) // whole if announced == -1 else announced
+    behind = got - size - records * whole
+    if announced > 0 and behind > 0 and (behind >= whole or behind % (records * width) == 0):
+        raise ValueError(
+            f"{path} has {got} bytes; its header announces {size + records * whole} ({records} records of {whole} "
+            "bytes): there are more or longer records than it says, so the header is damaged, get the file again"
+        )
+    if records < 1 or behind < 0:
         raise ValueError(
             f"{path} has {got} bytes; its header announces {size + max(records, 1) * whole} ({records} records of "
             f"{whole} bytes): it is cut short or empty, get it again"
         )
     scales = [_scale(path, i, width, [c[i] for c in columns[3:7]]) for i in range(n)]
     return Header(
-        size, width, records, record_s, fixed[192:197] in (b"EDF+D", b"BDF+D"), got - size - records * whole,
+        size, width, records, record_s, fixed[192:197] in (b"EDF+D", b"BDF+D"), behind,
         [_text(path, x) for x in columns[0]], [_text(path, x) for x in columns[2]], samples,
         [s[0] for s in scales], [s[1] for s in scales],
     )  # fmt: skip
@@ -266,7 +272,8 @@ def annotated(path: Path, head: Header) -> tuple[list[Mark], list[int], int]:
     Onsets count from the first sample of the file; in a discontinuous file the time of gaps is taken out.
 
     Raises:
-        ValueError: where a discontinuous file does not say when its records begin, or they overlap.
+        ValueError: where a discontinuous file does not say when its records begin, or they overlap; where the records
+            of another file do not begin as far apart as they are long.
     """
     begins: list[float | None] = []
     marks: list[Mark] = []
@@ -296,6 +303,13 @@ def annotated(path: Path, head: Header) -> tuple[list[Mark], list[int], int]:
             if len(marks) > MOST_MARKS:
                 raise ValueError(f"{path} holds over {MOST_MARKS} annotations; expected events, not samples")
     if not head.discontinuous:
+        known = [begin for begin in begins if begin is not None]
+        steps = np.diff(known) if len(known) == len(begins) else np.zeros(0)
+        if len(steps) and abs(float(np.median(steps)) - head.record_s) > 0.01 * head.record_s:
+            raise ValueError(
+                f"{path}: its header says that a record lasts {head.record_s:g} s, its records begin "
+                f"{float(np.median(steps)):g} s apart; the header is damaged, get the file again"
+            )
         zero = begins[0] if begins and begins[0] is not None else 0.0
         return [(onset - zero, duration, label) for onset, duration, label in marks], [], unread
     if not begins or None in begins:

@@ -17,8 +17,9 @@ from xml.etree.ElementTree import ParseError
 import h5py
 import numpy as np
 
-from brainfm.hdf5 import open_hdf5
+from brainfm.hdf import open_hdf5
 from brainfm.modalities import units
+from brainfm.readers import matlab
 from brainfm.readers.electrophysiology import assemble, good_segments, span, table, triggers
 from brainfm.readers.request import Request
 from brainfm.recording import Recording
@@ -148,8 +149,8 @@ def open_raw(
     path, names, options = _readers(path, modality)
     if names == ("read_raw_gdf",):
         _check_gdf(path)
-    if names == ("read_raw_eeglab",) and h5py.is_hdf5(path):
-        open_hdf5(path).close()
+    if names == ("read_raw_eeglab",):
+        _check_eeglab(path)
     errors = []
     for name in names:
         try:
@@ -203,6 +204,17 @@ def _open(path: Path, reader: str, options: Iterable[tuple[str, object]], verbos
         raise ValueError(
             f"{path} cannot be read by mne.io.{reader} ({_line(error)}); expected a whole file of that format"
         ) from error
+
+
+def _check_eeglab(path: Path) -> None:
+    """See that a MATLAB file is sound before scipy, which can crash on a damaged one, reads it under MNE."""
+    if h5py.is_hdf5(path):
+        open_hdf5(path).close()
+        return
+    try:
+        matlab.checked(path.read_bytes())
+    except (ValueError, zlib.error, struct.error, OverflowError) as error:
+        raise ValueError(f"{path} is no whole EEGLAB file ({error}); it is damaged, get it again") from error
 
 
 def _check_gdf(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainfm.hdf5 import HostileFile, open_hdf5
+from brainfm.hdf import HostileFile, open_hdf5
 from brainfm.readers.clocks import pool, regular
 from brainfm.readers.nwb_parts import (
     Clock,

@@ -17,11 +17,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainfm.hdf5 import open_hdf5
+from brainfm.hdf import open_hdf5, plausible
 from brainfm.modalities import calcium
 from brainfm.readers.clocks import snapped
 from brainfm.readers.request import Request
-from brainfm.readers.variables import BROKEN, plausible, whole
+from brainfm.readers.variables import BROKEN, whole
 from brainfm.recording import ChannelNote, Channels, Recording
 
 #: Words in names and descriptions of electrode groups and series that tell the kind of electrode.

@@ -9,13 +9,14 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from brainfm.hdf5 import HostileFile, open_hdf5
+from brainfm.hdf import HostileFile, open_hdf5, plausible
+from brainfm.readers import matlab
 from brainfm.readers.bold import DENSEST, Regions, only_fmri, recording, seconds_per_volume
 from brainfm.readers.request import Request
+from brainfm.readers.variables import npy_header
 from brainfm.recording import ChannelNote, Recording
 
 MEND = "copy or make it again"
@@ -23,7 +24,7 @@ ENDINGS = (".mat", ".npy", ".npz", ".csv", ".tsv", ".h5", ".hdf5")
 #: What numpy, scipy and h5py raise on damaged files.
 FAULTS = (
     ValueError, TypeError, KeyError, IndexError, OSError, EOFError, NotImplementedError, OverflowError, SyntaxError,
-    RuntimeError, tokenize.TokenError, zlib.error, zipfile.BadZipFile, struct.error,
+    RuntimeError, tokenize.TokenError, zlib.error, zipfile.BadZipFile, struct.error, csv.Error,
 )  # fmt: skip
 #: MATLAB's words for real numbers.
 MATLAB = ("double", "single", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -81,7 +82,7 @@ def _table(path: Path, wanted: str | None) -> tuple[np.ndarray, str, list[str], 
         return values, "", header, dropped
     if path.suffix == ".npy":
         with path.open("rb") as file:
-            found = {"array": _npy_header(file, path.stat().st_size)}
+            found = {"array": npy_header(file, path.stat().st_size)}
         _choose(path, found, None)
         return np.load(path, allow_pickle=False), "", [], []
     if path.suffix == ".npz":
@@ -117,26 +118,12 @@ def _mat(path: Path, wanted: str | None) -> tuple[np.ndarray, str]:
     from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
+    matlab.checked(path.read_bytes())  # scipy can crash on a damaged file
     try:
         name = _choose(path, {n: (s, kind in MATLAB) for n, s, kind in whosmat(path)}, wanted)
         return np.asarray(loadmat(path, variable_names=[name])[name]), name
     except MatReadError as error:
         raise ValueError(str(error)) from error
-
-
-def _npy_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool]:
-    """Shape of an .npy stream of `size` bytes, and whether it holds real numbers.
-
-    Raises:
-        ValueError: where the header announces another number of bytes.
-    """
-    first = np.lib.format.read_magic(file)[0] == 1
-    head = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, _, dtype = head(file)
-    announced = math.prod(shape) * dtype.itemsize + file.tell()
-    if announced != size and not dtype.hasobject:
-        raise ValueError(f"it has {size} bytes; its header announces {announced} ({shape} of {dtype})")
-    return shape, dtype.kind in "iuf"
 
 
 def _npz(path: Path, wanted: str | None) -> tuple[np.ndarray, str]:
@@ -145,7 +132,7 @@ def _npz(path: Path, wanted: str | None) -> tuple[np.ndarray, str]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as file:
-                arrays[member.filename.removesuffix(".npy")] = _npy_header(file, member.file_size)
+                arrays[member.filename.removesuffix(".npy")] = npy_header(file, member.file_size)
     name = _choose(path, arrays, wanted)
     with np.load(path, allow_pickle=False) as archive:
         return archive[name], name
@@ -166,6 +153,7 @@ def _hdf5(path: Path, wanted: str | None) -> tuple[np.ndarray, str]:
         name = _choose(path, arrays, wanted.strip("/") if wanted else None)
         if not file[name].id.get_storage_size():
             raise ValueError(f"{name} was never written")
+        plausible(path, file[name])
         values = file[name][()]
         return (values.T if "MATLAB_class" in file[name].attrs else values), name
 

@@ -13,7 +13,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from brainfm.hdf5 import HostileFile
+from brainfm.hdf import HostileFile
 from brainfm.readers.atlas_names import unique
 from brainfm.readers.bold import (
     DENSEST,
@@ -77,11 +77,14 @@ def _gifti(path: Path) -> Any:
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the path of a .gii file")
-    announced, size = 0, path.stat().st_size
+    announced, arrays, size = 0, [0, 0], path.stat().st_size
 
     def element(name: str, attributes: dict[str, str]) -> None:
         nonlocal announced
+        if name == "GIFTI":
+            arrays[1] = int(attributes.get("NumberOfDataArrays", "-1"))
         if name == "DataArray":
+            arrays[0] += 1
             if attributes.get("Encoding") == "ExternalFileBinary" or attributes.get("ExternalFileName"):
                 raise HostileFile(f"{path}: its data lie in another file; only data inside the file are read")
             announced += math.prod(int(v) for k, v in attributes.items() if k.startswith("Dim") and k[3:].isdecimal())
@@ -96,6 +99,8 @@ def _gifti(path: Path) -> Any:
             look.ParseFile(file)
         if announced > size * DENSEST:
             raise ValueError(f"it has {size} bytes and announces {announced} numbers")
+        if arrays[0] != arrays[1]:
+            raise ValueError(f"it announces {arrays[1]} arrays and holds {arrays[0]}")
         return nibabel.gifti.GiftiImage.from_filename(path, mmap=False)
     except HostileFile:
         raise

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import struct
 import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
 
-from brainfm.hdf5 import HostileFile, open_hdf5
+from brainfm.hdf import HostileFile, open_hdf5, plausible
 from brainfm.readers import matlab
 
 #: What numpy, scipy and h5py raise on files that are damaged.
 BROKEN = (
     ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, NotImplementedError, OverflowError, OSError,
-    RuntimeError, MemoryError, UnboundLocalError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError,
+    RuntimeError, MemoryError, UnboundLocalError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
+    tokenize.TokenError, csv.Error,
 )  # fmt: skip
 
 
@@ -33,6 +35,10 @@ def variables(path: Path) -> dict[str, Any]:
     suffix, mend = path.suffix.lower(), "save it again, or fetch it again"
     try:
         if suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.infolist():
+                    with archive.open(member) as opened:
+                        npy_header(opened, member.file_size)
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         if suffix == ".npy":
@@ -41,7 +47,7 @@ def variables(path: Path) -> dict[str, Any]:
             return _table(path, "," if suffix == ".csv" else "\t")
         if h5py.is_hdf5(path):
             with open_hdf5(path) as file:
-                tops = {k: _from_hdf5(path, file, file[k], 0) for k in file if not k.startswith("#")}
+                tops = {k: _from_hdf5(path, file, file[k], {}) for k in file if not k.startswith("#")}
         elif suffix == ".mat":
             tops = matlab.load(path)
         else:
@@ -59,6 +65,21 @@ def variables(path: Path) -> dict[str, Any]:
     return dict(_flat(tops))
 
 
+def npy_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool]:
+    """Shape of an .npy stream of `size` bytes, and whether it holds real numbers.
+
+    Raises:
+        ValueError: where the header announces another number of bytes.
+    """
+    first = np.lib.format.read_magic(file)[0] == 1
+    head = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, dtype = head(file)
+    announced = math.prod(shape) * dtype.itemsize + file.tell()
+    if announced != size and not dtype.hasobject:
+        raise ValueError(f"it has {size} bytes; its header announces {announced} ({shape} of {dtype})")
+    return shape, dtype.kind in "iuf"
+
+
 def _table(path: Path, delimiter: str) -> dict[str, Any]:
     """The columns of numbers of a table whose first row names them."""
     header, *rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter=delimiter)
@@ -67,20 +88,32 @@ def _table(path: Path, delimiter: str) -> dict[str, Any]:
     return {name.strip(): np.array([float(row[i]) for row in rows]) for i, name in enumerate(header)}
 
 
-def _from_hdf5(path: Path, file: h5py.File, item: Any, depth: int) -> Any:
-    """The same of a MATLAB 7.3 file, whose cells are references and whose axes stand in reverse."""
-    if depth > 8:
-        raise ValueError("cells and structs inside each other more than 8 deep")
+def _from_hdf5(path: Path, file: h5py.File, item: Any, done: dict[int, Any], depth: int = 0) -> Any:
+    """The same of a MATLAB 7.3 file, whose cells are references and whose axes stand in reverse.
+
+    `done` has the numbers that were read, by their address in the file, and None for cells and structs: one that is
+    met twice holds itself, or is meant to keep readers busy for ever.
+    """
+    here = h5py.h5o.get_info(item.id).addr
+    container = isinstance(item, h5py.Group) or item.dtype == h5py.ref_dtype
+    if depth > 8 or (container and here in done):
+        raise ValueError(
+            f"{item.name} is a part of two others or of itself, or lies more than 8 cells and structs deep"
+        )
+    if container:
+        done[here] = None
     if isinstance(item, h5py.Group):
-        return {k: _from_hdf5(path, file, item[k], depth + 1) for k in item}
+        return {k: _from_hdf5(path, file, item[k], done, depth + 1) for k in item}
     if item.attrs.get("MATLAB_empty", 0):
         return np.zeros((0, 0))
-    values = whole(path, item)
-    if item.dtype != h5py.ref_dtype:
-        return values.T
-    out = np.empty(values.T.shape, object)
+    if not container:
+        if here not in done:
+            done[here] = whole(path, item).T
+        return done[here]
+    values = whole(path, item).T
+    out = np.empty(values.shape, object)
     for index in np.ndindex(out.shape):
-        out[index] = _from_hdf5(path, file, file[values.T[index]], depth + 1)
+        out[index] = _from_hdf5(path, file, file[values[index]], done, depth + 1)
     return out
 
 
@@ -93,20 +126,6 @@ def whole(path: Path, data: Any) -> np.ndarray:
     if isinstance(data, h5py.Dataset):
         plausible(path, data)
     return np.asarray(data[()] if isinstance(data, h5py.Dataset) else data)
-
-
-def plausible(path: Path, data: h5py.Dataset) -> None:
-    """Check that what a dataset's header announces can be what its file stores.
-
-    Raises:
-        ValueError: for a dataset of more than 64 MB that is 50 times as large as its stored bytes.
-    """
-    stored = data.id.get_storage_size()
-    if data.size * data.dtype.itemsize > 50 * stored + 2**26:
-        raise ValueError(
-            f"{path}: {data.name} announces {data.shape} values of {data.dtype}, but {stored} bytes of it are stored; "
-            "the file is damaged or unfinished: write it again"
-        )
 
 
 def _flat(tops: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:

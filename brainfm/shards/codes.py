@@ -2,14 +2,11 @@
 
 One HDF5 file per subject and dataset, under `codes/<tokenizer>/<dataset>/` and the name of the shard that it came from:
 
-    /                          attrs: schema, schema_version, tokenizer, tokenizer_hash, patch,
-                               codes_per_depth, window_s, and the source's dataset, subject, modality, simulated,
-                               licence, citation, recipe
+    /header                    as that of the source, and tokenizer, tokenizer_hash, patch, codes_per_depth, window_s;
+                               each recording also has source_checksum
     /recordings/<session>_<run>
-        attrs                  those of the source recording; checksum of the codes, source_checksum of their source
         codes                  (window, source, token, depth) uint16
         start                  (window,) first sample of each window in the source recording
-        segments, channels/, events/   as in the source
 
 Times stay in samples of the source, so that an audit finds the same seconds in codes and in signals. The dataset's
 split file is copied along.
@@ -22,15 +19,18 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from brainfm.shards import read, schema
 from brainfm.shards.read import Corpus, Stored, Windows
+from brainfm.shards.write import part_of
 
 SCHEMA = "brainfm-codes"
 VERSION = 2
+MEND = "run `brainfm tokenize` again"
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,12 @@ class StoredCodes(Stored):
         return self.all_codes()[first : first + count]
 
     def all_codes(self) -> np.ndarray:
-        """Every window's codes, `(window, source, token, depth)`; read once per process."""
+        """Every window's codes, `(window, source, token, depth)`, as a view of the file's pages."""
+        return self.array("codes")
 
-        def make() -> np.ndarray:
-            with h5py.File(self.path, "r") as file:
-                return file[f"{self.group}/codes"][()]
-
-        return read.cached(("codes", self.path, self.path.stat().st_mtime_ns, self.group), make)
+    @property
+    def _kind(self) -> tuple[str, int, str]:
+        return SCHEMA, VERSION, MEND
 
 
 @dataclass(frozen=True)
@@ -156,33 +155,27 @@ def write_codes(path: Path, recordings: Iterable[Coded], tokenizer: Tokenizer) -
         raise ValueError(f"{tokenizer.name}: codebooks of {tokenizer.codes_per_depth} codes; a shard holds up to 65536")
     source = sources.pop()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with h5py.File(source, "r") as old, h5py.File(part, "w", libver="latest") as new:
-            new.attrs.update({k: v for k, v in old.attrs.items() if k not in ("schema", "schema_version")})
-            new.attrs.update(
-                schema=SCHEMA, schema_version=VERSION, tokenizer=tokenizer.name, tokenizer_hash=tokenizer.hash,
-                patch=tokenizer.patch, codes_per_depth=tokenizer.codes_per_depth, window_s=tokenizer.window_s,
-            )  # fmt: skip
-            for coded in recordings:
-                _write_recording(old[coded.stored.group], new.create_group(coded.stored.group), coded)
-            new.flush()
-        with part.open("rb") as done:
-            os.fsync(done.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    old = schema.read_header(source, schema.SCHEMA, schema.VERSION, read.MEND)
+    header = {
+        **old, "tokenizer": tokenizer.name, "tokenizer_hash": tokenizer.hash, "patch": tokenizer.patch,
+        "codes_per_depth": tokenizer.codes_per_depth, "window_s": tokenizer.window_s,
+        "recordings": {c.stored.group: _entry(old["recordings"][c.stored.group], c.stored) for c in recordings},
+    }  # fmt: skip
+    with part_of(path) as part, h5py.File(part, "w", libver="latest") as file:
+        for coded in recordings:
+            group = file.create_group(f"recordings/{coded.stored.group}")
+            header["recordings"][coded.stored.group]["arrays"] = {
+                "codes": schema.put(group, "codes", np.asarray(coded.codes, np.uint16)),
+                "start": schema.put(group, "start", np.asarray(coded.start, np.int64)),
+            }
+        schema.finish(file, SCHEMA, VERSION, header)
     copy_split(source.parent, path.parent)
     return path
 
 
-def _write_recording(old: h5py.Group, new: h5py.Group, coded: Coded) -> None:
-    for key in ("channels", "events", "segments"):
-        old.copy(old[key], new, key)
-    new.create_dataset("codes", data=np.asarray(coded.codes, np.uint16)).attrs["axes"] = "window source token depth"
-    new["start"] = np.asarray(coded.start, np.int64)
-    new.attrs.update(dict(old.attrs.items()))
-    new.attrs.update(source_checksum=coded.stored.checksum, checksum=schema.checksum(new))
+def _entry(source: dict[str, Any], stored: Stored) -> dict[str, Any]:
+    """The entry of a coded recording: that of its source without data."""
+    return {**source, "aligned": {}, "source_checksum": stored.checksum}
 
 
 def copy_split(source: Path, target: Path) -> None:
@@ -199,23 +192,15 @@ def is_current(path: Path, recordings: Iterable[Stored], tokenizer: Tokenizer) -
     if not path.exists():
         return False
     try:
-        file = h5py.File(path, "r")
-    except OSError:  # cut short, or no HDF5 at all
+        header = schema.read_header(path, SCHEMA, VERSION, MEND)
+    except schema.ShardError:  # cut short, or no code shard at all
         return False
-    with file:
-        same = (
-            file.attrs.get("schema") == SCHEMA
-            and file.attrs.get("schema_version") == VERSION
-            and file.attrs.get("tokenizer_hash") == tokenizer.hash
-            and file.attrs.get("window_s") == tokenizer.window_s
-        )
-        if not same:
-            return False
-        groups = list(file["recordings"].values())
-        have = {str(g.attrs["id"]): str(g.attrs["source_checksum"]) for g in groups}
-        return have == {r.id: r.checksum for r in recordings} and all(
-            schema.checksum(g) == g.attrs["checksum"] for g in groups
-        )
+    entries = header["recordings"].values()
+    return (
+        (header["tokenizer_hash"], header["window_s"]) == (tokenizer.hash, tokenizer.window_s)
+        and {e["id"]: e["source_checksum"] for e in entries} == {r.id: r.checksum for r in recordings}
+        and all(schema.is_whole(path, entry) for entry in entries)
+    )
 
 
 def open_codes(path: str | Path) -> CodeCorpus:
@@ -232,14 +217,14 @@ def open_codes(path: str | Path) -> CodeCorpus:
 
 
 def _headers(path: Path) -> list[StoredCodes]:
-    with read.opened(path, SCHEMA, VERSION, "run `brainfm tokenize` again") as file:
-        head = file.attrs
-        split = read.read_split(path.parent)
-        return [
+    header, split = schema.read_header(path, SCHEMA, VERSION, MEND), read.read_split(path.parent)
+    found = []
+    for name, entry in header["recordings"].items():
+        about = read.facts(path, header, name, split)
+        found.append(
             StoredCodes(
-                **vars(read.header(path, file, group, split)), starts=group["start"][()], patch=int(head["patch"]),
-                tokenizer=str(head["tokenizer"]), tokenizer_hash=str(head["tokenizer_hash"]),
-                codes_per_depth=int(head["codes_per_depth"]), source_checksum=str(group.attrs["source_checksum"]),
+                **about, starts=np.array(about["arrays"]["start"].of(path)), source_checksum=entry["source_checksum"],
+                **{k: header[k] for k in ("patch", "tokenizer", "tokenizer_hash", "codes_per_depth")},
             )
-            for group in file["recordings"].values()
-        ]  # fmt: skip
+        )  # fmt: skip
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -27,10 +28,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from brainfm import splits
 from brainfm.checksums import sha256
-from brainfm.hdf5 import open_hdf5
 from brainfm.recording import Recording
 from brainfm.shards import schema
-from brainfm.shards.read import open_shards
+from brainfm.shards.read import MEND, open_shards
 from brainfm.shards.write import join_shards, write_shard
 
 #: What a reader may raise for a bad file. Anything else is a mistake of ours and stops the run.
@@ -106,7 +106,7 @@ def ingest(
     """
     units = sorted(units, key=lambda u: u.key)
     if len({u.key for u in units}) < len(units):
-        twice = next(a.key for a, b in zip(units, units[1:], strict=False) if a.key == b.key)
+        twice = next(a.key for a, b in itertools.pairwise(units) if a.key == b.key)
         raise ValueError(f"two recordings have the key {twice!r}; give them different sessions or runs")
     done, recipes, todo = Ingested(), {}, []
     _clear_parts(out)
@@ -213,7 +213,7 @@ def _work_off(
 
 @contextmanager
 def _executor(processes: int, scheduler: str | None) -> Iterator[Executor]:
-    """A pool of this machine's processes, or the workers of a Dask scheduler, which runs again what a worker dropped."""
+    """A pool of this machine's processes, or the workers of a Dask scheduler, which repeats what a worker dropped."""
     if scheduler is None:
         with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
             yield pool
@@ -305,12 +305,10 @@ def _recipes_of(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        with open_hdf5(path) as file:
-            if file.attrs.get("schema_version") != schema.VERSION:
-                return {}
-            return {name: str(group.attrs.get("recipe", "")) for name, group in file["recordings"].items()}
-    except (OSError, RuntimeError, KeyError, AttributeError, ValueError):  # cut short, or no shard at all
+        header = schema.read_header(path, schema.SCHEMA, schema.VERSION, MEND)
+    except schema.ShardError:  # cut short, or no shard of today at all
         return {}
+    return {name: entry["recipe"] for name, entry in header["recordings"].items()}
 
 
 def write_split(out: Path, split: dict[str, Any], seed: int) -> None:

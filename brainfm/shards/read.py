@@ -1,8 +1,7 @@
 """Read shards: a corpus of recordings, windows over them as an index, and memory-mapped access to any stretch.
 
 Windows are never copied: they are a recording, a first sample and a length. A stretch of a signal is read straight
-from the file's pages into the place where it is wanted. Files are mapped when they are first needed; a process keeps the
-latest `MAPS` of them, and none of them is pickled.
+from the file's pages to where it is wanted. Files are mapped when they are first needed, and no page is pickled.
 """
 
 from __future__ import annotations
@@ -10,25 +9,27 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import mmap
-import os
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import h5py
 import numpy as np
 
-from brainfm.hdf5 import open_hdf5
 from brainfm.recording import ChannelNote, Channels, Events, Normaliser, Series
 from brainfm.shards import schema
 
-T = TypeVar("T")
+#: What mends a shard that cannot be used.
+MEND = "run `brainfm ingest` again"
 
-#: Files that a process keeps mapped; each holds a file descriptor, of which there are often no more than 1024.
-MAPS = 256
+#: Sides that a split may put a recording on.
+SIDES = ("train", "val", "test")
+
+#: Types that a signal may have.
+DTYPES = ("float32", "int16")
 
 #: Seconds with fewer spikes than this are too common to say that two recordings are the same.
 FEW_SPIKES = 8
@@ -47,7 +48,7 @@ class Stored:
         checksum, recipe: of the data, and of everything that they follow from.
         split: "train", "val", "test", or "" where the dataset has no split file.
         reach_s: seconds to either side of a sample that it depends on.
-        frames: where the signal's frames lie in the file; None for spikes alone.
+        arrays: where its signal, spikes, covariates and ground truth lie in the file.
     """
 
     path: Path
@@ -67,7 +68,7 @@ class Stored:
     recipe: str
     split: str
     reach_s: float
-    frames: Frames | None
+    arrays: dict[str, schema.Array]
     channels: Channels
     events: Events
     segments: np.ndarray
@@ -103,9 +104,8 @@ class Stored:
 
     def open(self) -> Callable[[np.ndarray, int, int], None]:
         """`fill` with the file open: what a loop over many windows calls, to find the file's pages once."""
-        if self.frames is None:
-            raise ValueError(f"{self.id} holds spikes and no signal")
-        frames, scale = self.frames.open(self.path)
+        frames = self.array("signal")
+        scale = self.array("signal_scale") if "signal_scale" in self.arrays else None
         per_frame, samples = frames.shape[2], self.samples
 
         def fill(out: np.ndarray, start: int, stop: int) -> None:
@@ -133,13 +133,12 @@ class Stored:
         return fill
 
     def frame_hashes(self) -> np.ndarray:
-        """`(frame,)` 16-byte hash of each stored frame (second, volume, or second of spikes); zero where it says nothing.
+        """`(frame,)` 16-byte hash of each frame (second, volume, or second of spikes); zero where it says nothing.
 
         The same frame of data has the same hash under any name.
         """
-        if self.frames is not None:
-            stored = _file(self.path)[f"{self.group}/frame_hash"][()]
-            return np.ascontiguousarray(stored).view(f"V{schema.HASH_BYTES}").reshape(-1)
+        if "frame_hash" in self.arrays:
+            return self.array("frame_hash").view(f"V{schema.HASH_BYTES}").reshape(-1)
         out = np.zeros(int(self.duration), f"V{schema.HASH_BYTES}")
         for second in range(len(out)):
             time, neuron = self.spikes(second, second + 1)
@@ -150,11 +149,21 @@ class Stored:
 
     def spikes(self, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
         """Spikes in `[start, stop)` seconds: times `(spike,)` in seconds from the recording's start, and neurons."""
-        time, neuron, index = _spikes(self.path, self.group)
+        time, neuron, index = (self.array(f"spikes/{k}") for k in ("time", "neuron", "frame_index"))
         low = index[min(max(int(start), 0), len(index) - 1)]
         high = index[min(int(np.ceil(stop)), len(index) - 1)] if stop < len(index) - 1 else len(time)
         a, b = low + np.searchsorted(time[low:high], (start, stop))
         return time[a:b], neuron[a:b]
+
+    def array(self, name: str) -> np.ndarray:
+        """An array of the recording by its name in the file, as a view of the file's pages.
+
+        Raises:
+            ValueError: where there is none of that name.
+        """
+        if name not in self.arrays:
+            raise ValueError(f"{self.id} holds no {name.split('/')[0]}; it holds {', '.join(self.arrays) or 'nothing'}")
+        return self.arrays[name].of(self.path)
 
     def aligned(self, name: str) -> Series:
         """A covariate by name, whole.
@@ -166,12 +175,9 @@ class Stored:
             raise KeyError(
                 f"{self.id} has no aligned series {name!r}; it has {', '.join(self.aligned_names) or 'none'}"
             )
-
-        def make() -> Series:
-            data = _file(self.path)[f"{self.group}/aligned/{name}"]
-            return Series(data[()], float(data.attrs["sfreq"]), str(data.attrs["unit"]), float(data.attrs["start"]))
-
-        return cached(("aligned", self.path, self.group, name, self.path.stat().st_mtime_ns), make)
+        with naming(self.path, self.group):
+            said = self._entry()["aligned"][name]
+            return Series(self.array(f"aligned/{name}"), said["sfreq"], said["unit"], said["start"])
 
     def truth(self, name: str) -> np.ndarray:
         """Ground truth of simulated data by name.
@@ -179,59 +185,46 @@ class Stored:
         Raises:
             KeyError: with the names that exist.
         """
-        known = sorted(_file(self.path)[self.group].get("truth", {}))
+        known = sorted(k.removeprefix("truth/") for k in self.arrays if k.startswith("truth/"))
         if name not in known:
             raise KeyError(f"{self.id} has no ground truth {name!r}; it has {', '.join(known) or 'none'}")
-        return _file(self.path)[f"{self.group}/truth/{name}"][()]
+        return self.array(f"truth/{name}")
 
     def provenance(self) -> dict:
         """Source files with their checksums, the processing steps, and who the participant is where that is known."""
-        return json.loads(_file(self.path)[self.group].attrs["provenance"])
+        with naming(self.path, self.group):
+            return self._entry()["provenance"]
+
+    def card(self) -> dict[str, str]:
+        """Licence and citation of the dataset."""
+        header = _header(self.path, *self._kind)
+        return {"licence": header["licence"], "citation": header["citation"]}
 
     def channel_log(self) -> list[ChannelNote]:
         """What became of each channel of the file."""
-        log = _file(self.path)[f"{self.group}/channel_log"][()]
-        return [ChannelNote(*line) for line in zip(*(schema.words(log[k]) for k in log.dtype.names), strict=True)]
+        with naming(self.path, self.group):
+            return [ChannelNote(*line) for line in self._entry()["channel_log"]]
 
     def normaliser(self) -> Normaliser | None:
         """Centre and scale of each channel, where ingest fitted them."""
-        data = _file(self.path)[self.group].get("normaliser")
-        if data is None:
-            return None
-        return Normaliser(data["centre"], data["scale"], str(data.attrs["statistic"]), str(data.attrs["fitted_on"]))
+        with naming(self.path, self.group):
+            said = self._entry()["normaliser"]
+            if said is None:
+                return None
+            centre, scale = (schema.numbers(said[k], -1) for k in ("centre", "scale"))
+            return Normaliser(centre, scale, said["statistic"], said["fitted_on"])
 
+    def is_whole(self) -> bool:
+        """Whether all data are those that were written, by their hashes."""
+        with naming(self.path, self.group):
+            return schema.is_whole(self.path, self._entry())
 
-@dataclass(frozen=True)
-class Frames:
-    """Where a signal lies in its file.
+    def _entry(self) -> dict[str, Any]:
+        return _header(self.path, *self._kind)["recordings"][self.group]
 
-    Attributes:
-        name: the dataset. offset: its first byte, None where HDF5 alone can find it (chunked by another tool).
-        shape: `(frame, channel, sample)`. dtype: "float32" or "int16".
-        scale: value of one step of int16, `(frame, channel)`; None for float32.
-    """
-
-    name: str
-    offset: int | None
-    shape: tuple[int, int, int]
-    dtype: str
-    scale: np.ndarray | None
-
-    def open(self, path: Path) -> tuple[np.ndarray | h5py.Dataset, np.ndarray | None]:
-        """The frames as a view of the file's pages, and the scale of int16."""
-        if self.offset is None:
-            return _file(path)[self.name], self.scale
-        # a file that was replaced or cut short meanwhile is mapped anew, and refused where it does not hold the frames
-        now = os.stat(path)
-        pages = _map(str(path), now.st_mtime_ns, now.st_size)
-        count = self.shape[0] * self.shape[1] * self.shape[2]
-        return np.frombuffer(pages, self.dtype, count, self.offset).reshape(self.shape), self.scale
-
-
-@lru_cache(MAPS)
-def _map(path: str, changed: int, size: int) -> mmap.mmap:
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    @property
+    def _kind(self) -> tuple[str, int, str]:
+        return schema.SCHEMA, schema.VERSION, MEND
 
 
 @dataclass(frozen=True)
@@ -423,121 +416,97 @@ def open_shards(path: str | Path) -> Corpus:
 
 def _headers(path: Path) -> list[Stored]:
     """Every recording of a shard, without its data."""
-    with opened(path, schema.SCHEMA, schema.VERSION, "run `brainfm ingest` again") as file:
-        split = read_split(path.parent)
-        return [header(path, file, group, split) for group in file["recordings"].values()]
+    header, split = _header(path, schema.SCHEMA, schema.VERSION, MEND), read_split(path.parent)
+    return [Stored(**facts(path, header, name, split)) for name in header["recordings"]]
 
 
-def opened(path: Path, kind: str, version: int, mend: str) -> h5py.File:
-    """A file of ours, checked to be one and to hold all its data itself.
-
-    Raises:
-        ShardError: for another kind of file or another version, with what mends it.
-    """
-    try:
-        file = open_hdf5(path)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise schema.ShardError(f"{path} is not a readable HDF5 file ({error}); remove it and {mend}") from error
-    head = file.attrs
-    if head.get("schema") != kind or head.get("schema_version") != version or "recordings" not in file:
-        found = f"schema {head.get('schema')!r} version {head.get('schema_version')!r}"
-        file.close()
-        raise schema.ShardError(f"{path} has {found}; this brainfm reads {kind!r} version {version}: {mend}")
-    return file
+def _header(path: Path, kind: str, version: int, mend: str) -> dict[str, Any]:
+    now = path.stat()
+    return _kept_header(path, kind, version, mend, now.st_ino, now.st_mtime_ns, now.st_size)
 
 
-def header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
-    """One recording of an open shard.
+@lru_cache(64)
+def _kept_header(path: Path, kind: str, version: int, mend: str, *identity: int) -> dict[str, Any]:
+    return schema.read_header(path, kind, version, mend)
+
+
+def facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str]) -> dict[str, Any]:
+    """The attributes of a `Stored` from an entry of a header.
 
     Raises:
         ShardError: where something is missing, or the header and the data do not fit each other.
     """
+    with naming(path, name):
+        return _facts(path, header, name, split)
+
+
+@contextmanager
+def naming(path: Path, name: str) -> Iterator[None]:
+    """Turn what a header of another form than ours leads to into an error that names the file."""
     try:
-        return _header(path, file, group, split)
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, IndexError) as error:
+        yield
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise schema.ShardError(
-            f"{path}: recording {group.name} is damaged ({error}); remove the file and make it again"
+            f"{path}: recording {name} is damaged ({error}); remove the file and make it again"
         ) from error
 
 
-def _header(path: Path, file: h5py.File, group: h5py.Group, split: dict[str, str]) -> Stored:
-    table, happened, head = group["channels"][()], group["events"][()], group.attrs
-    channels = Channels(
-        name=schema.words(table["name"]), kind=schema.words(table["kind"]), position=table["position"],
-        orientation=table["orientation"], bad=table["bad"], area=schema.words(table["area"]),
-        unit=schema.words(table["unit"]), reference=schema.words(table["reference"]),
-        placed=schema.words(table["placed"]),
-    )  # fmt: skip
-    events = Events(
-        happened["onset"], happened["duration"], schema.words(happened["label"]), schema.words(happened["stimulus"])
-    )
-    sfreq, samples = float(head["sfreq"]), int(head["samples"])
-    frames = _frames_of(path, group) if "signal" in group else None
-    segments = group["segments"][()] if "segments" in group else np.zeros((0, 2), np.int64)
-    if frames is not None:
-        held = frames.shape[0] * frames.shape[2]
-        if frames.shape[1] != len(channels) or not samples <= held < samples + frames.shape[2]:
-            raise ValueError(f"{samples} samples of {len(channels)} channels announced, frames are {frames.shape}")
-        if not (np.isfinite(sfreq) and sfreq > 0 and segments.size and 0 <= segments.min() <= segments.max() <= samples):
-            raise ValueError(f"sampling rate {sfreq} or segments outside {samples} samples")
-    return Stored(
-        path=path, group=str(group.name), id=str(head["id"]), dataset=str(file.attrs["dataset"]),
-        subject=str(file.attrs["subject"]), session=str(head["session"]), run=str(head["run"]),
-        device=str(head["device"]), modality=str(file.attrs["modality"]), simulated=bool(file.attrs["simulated"]),
-        sfreq=sfreq, samples=samples, duration=float(head["duration"]), checksum=str(head["checksum"]),
-        recipe=str(head.get("recipe", "")), split=split.get(str(head["id"]), ""), reach_s=float(head["reach_s"]),
-        frames=frames, channels=channels, events=events, segments=segments,
-        aligned_widths={k: int(v.shape[1]) for k, v in sorted(group.get("aligned", {}).items())},
-    )  # fmt: skip
+def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str]) -> dict[str, Any]:
+    entry = header["recordings"][name]
+    table, happened, count = entry["channels"], entry["events"], len(entry["channels"]["name"])
+    channels = Channels(**{
+        **table, "position": schema.numbers(table["position"], count, 3), "bad": np.array(table["bad"], bool),
+        "orientation": schema.numbers(table["orientation"], count, 3),
+    })  # fmt: skip
+    onset, duration = (schema.numbers(happened[k], len(happened["label"])) for k in ("onset", "duration"))
+    arrays = {key: schema.array_of(said) for key, said in entry["arrays"].items()}
+    segments = np.array(entry["segments"], np.int64).reshape(-1, 2)
+    if "signal" in arrays:
+        _check_signal(entry, arrays["signal"], segments, count)
+    index = arrays.get("spikes/frame_index")
+    if not 0 <= entry["duration"] < math.inf or (index and index.shape != (math.ceil(entry["duration"]) + 1,)):
+        raise ValueError(f"a duration of {entry['duration']} s, and spikes of other {index and index.shape[0] - 1} s")
+    return {
+        "path": path, "group": name, "id": entry["id"], "session": entry["session"], "run": entry["run"],
+        **{k: header[k] for k in ("dataset", "subject", "modality", "simulated")}, "device": entry["device"],
+        **{k: entry[k] for k in ("sfreq", "samples", "duration", "reach_s", "checksum", "recipe")},
+        "split": split.get(entry["id"], ""), "channels": channels, "segments": segments, "arrays": arrays,
+        "events": Events(onset, duration, happened["label"], happened["stimulus"]),
+        "aligned_widths": {k: said["features"] for k, said in entry["aligned"].items()},
+    }  # fmt: skip
 
 
-def _frames_of(path: Path, group: h5py.Group) -> Frames:
-    data = group["signal"]
-    if data.ndim != 3 or str(data.dtype) not in ("float32", "int16"):
-        raise ValueError(f"a signal of {data.dtype} with shape {data.shape}; expected (frame, channel, sample)")
-    offset = data.id.get_offset() if data.chunks is None else None
-    if offset is not None and offset + data.size * data.dtype.itemsize > path.stat().st_size:
-        raise ValueError("the file ends before its signal does")
-    scale = group["signal_scale"][()] if data.dtype == np.int16 else None
-    return Frames(str(data.name), offset, data.shape, str(data.dtype), scale)
+def _check_signal(entry: dict[str, Any], signal: schema.Array, segments: np.ndarray, channels: int) -> None:
+    samples, sfreq = entry["samples"], entry["sfreq"]
+    frames, rows, per_frame = signal.shape
+    if rows != channels or not samples <= frames * per_frame < samples + per_frame:
+        raise ValueError(f"{samples} samples of {channels} channels announced, frames are {signal.shape}")
+    if not 0 < sfreq < math.inf or schema.frame_samples(sfreq) != per_frame or signal.dtype not in DTYPES:
+        raise ValueError(f"a signal of {signal.dtype} at {sfreq} Hz in frames of {per_frame} samples")
+    if segments.size and not 0 <= segments.min() <= segments.max() <= samples:
+        raise ValueError(f"segments outside the {samples} samples")
 
 
 def read_split(folder: Path) -> dict[str, str]:
-    """Recording id → "train", "val" or "test", as ingest decided it for the dataset in `folder`."""
+    """Recording id → "train", "val" or "test", as ingest decided it for the dataset in `folder`.
+
+    Raises:
+        ShardError: for a damaged file.
+    """
     path = folder / schema.SPLIT_FILE
-    return json.loads(path.read_text())["recordings"] if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        sides = json.loads(path.read_text(encoding="utf-8"))["recordings"]
+        wrong = sorted(f"{key}: {side}" for key, side in sides.items() if side not in SIDES)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise schema.ShardError(f"{path} is no split of a dataset ({error}); remove it and {MEND}") from error
+    if wrong:
+        raise schema.ShardError(f"{path} says {wrong[0]!r}; expected {', '.join(SIDES)}: remove it and {MEND}")
+    return sides
 
 
 def _stretches(stored: Stored) -> list[tuple[int, int]]:
     if stored.sfreq:
         return [(int(a), int(b)) for a, b in stored.segments]
     return [(0, int(stored.duration * rate(stored)))]
-
-
-# Open files and spike columns of this process, by path and group. A forked worker opens its own.
-_open: dict[tuple, object] = {}
-
-
-def cached(key: tuple, make: Callable[[], T]) -> T:
-    """What `make` gives, made once for each process and key; the oldest goes where there are more than `MAPS`."""
-    key = (os.getpid(), *key)
-    if key not in _open:
-        while len(_open) >= MAPS:
-            _open.pop(next(iter(_open)))
-        _open[key] = make()
-    return _open[key]  # type: ignore[return-value]
-
-
-def _file(path: Path) -> h5py.File:
-    return cached(("file", path, path.stat().st_mtime_ns), lambda: open_hdf5(path))
-
-
-def _spikes(path: Path, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    def make() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with h5py.File(path, "r") as file:
-            if "spikes" not in file[group]:
-                raise ValueError(f"{path}: recording {group} holds no spikes")
-            time, neuron, index = (file[f"{group}/spikes/{k}"][()] for k in ("time", "neuron", "frame_index"))
-            return time, neuron, index
-
-    return cached(("spikes", path, path.stat().st_mtime_ns, group), make)

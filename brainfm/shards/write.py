@@ -5,17 +5,16 @@ A signal is read and written block by block, so that memory does not grow with t
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from brainfm.hdf5 import open_hdf5
 from brainfm.recording import Recording
 from brainfm.shards import schema
 
@@ -25,7 +24,9 @@ DTYPES = ("float32", "int16")
 BLOCK_BYTES = 1 << 23
 
 
-def write_shard(path: Path, recordings: Iterable[Recording], card: dict, recipe: str = "", dtype: str = "float32") -> Path:
+def write_shard(
+    path: Path, recordings: Iterable[Recording], card: dict, recipe: str = "", dtype: str = "float32"
+) -> Path:
     """Write `recordings` of one subject to `path`. A half-written file never carries that name.
 
     Args:
@@ -43,17 +44,22 @@ def write_shard(path: Path, recordings: Iterable[Recording], card: dict, recipe:
     path = Path(path)
     if dtype not in DTYPES:
         raise ValueError(f"a shard cannot hold {dtype!r}; expected {' or '.join(DTYPES)}")
-    with _part(path) as part, h5py.File(part, "w", libver="latest", **schema.ALIGNMENT) as file:
-        first: Recording | None = None
+    header: dict[str, Any] = {}
+    with part_of(path) as part, h5py.File(part, "w", libver="latest", **schema.ALIGNMENT) as file:
         for recording in recordings:
-            if first is None:
-                first = recording
-                _write_header(file, recording, card, recipe)
-            if (recording.dataset, recording.subject) != (first.dataset, first.subject):
-                raise ValueError(f"{path.name}: a shard holds one subject; got {first.id} and {recording.id}")
-            _write_recording(file, recording, recipe, dtype)
-        if first is None:
+            header = header or _head(recording, card, recipe)
+            if (recording.dataset, recording.subject) != (header["dataset"], header["subject"]):
+                raise ValueError(
+                    f"{path.name}: a shard holds one subject; got {recording.id} beside those of "
+                    f"{header['dataset']}/{header['subject']}"
+                )
+            name = schema.group_name(recording.session, recording.run)
+            if name in header["recordings"]:
+                raise ValueError(f"{recording.id}: this session and run stand twice; give one of them another run id")
+            header["recordings"][name] = _write_recording(file, name, recording, recipe, dtype)
+        if not header:
             raise ValueError(f"{path.name}: no recording to write")
+        schema.finish(file, schema.SCHEMA, schema.VERSION, header)
     return path
 
 
@@ -63,19 +69,21 @@ def join_shards(path: Path, sources: Iterable[tuple[Path, str]], recipe: str) ->
     Args:
         path: where the shard goes. sources: shard and name of the recording's group. recipe: of the whole.
     """
-    sources = list(sources)
-    with _part(Path(path)) as part, h5py.File(part, "w", libver="latest", **schema.ALIGNMENT) as file:
+    header: dict[str, Any] = {}
+    with part_of(Path(path)) as part, h5py.File(part, "w", libver="latest", **schema.ALIGNMENT) as file:
         file.create_group("recordings")
-        for number, (source, group) in enumerate(sources):
-            with open_hdf5(source) as old:
-                if number == 0:
-                    file.attrs.update({**dict(sorted(old.attrs.items())), "recipe": recipe})
-                old.copy(old[f"recordings/{group}"], file["recordings"], group)
+        for source, group in sources:
+            old = schema.read_header(source, schema.SCHEMA, schema.VERSION, "run ingest again")
+            header = header or {**old, "recipe": recipe, "recordings": {}}
+            header["recordings"][group] = old["recordings"][group]
+            with h5py.File(source, "r") as given:
+                given.copy(given[f"recordings/{group}"], file["recordings"], group)
+        schema.finish(file, schema.SCHEMA, schema.VERSION, header)
     return path
 
 
 @contextmanager
-def _part(path: Path) -> Iterator[Path]:
+def part_of(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; the file is synced and renamed where all went well, and removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -88,78 +96,60 @@ def _part(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _write_header(file: h5py.File, recording: Recording, card: dict, recipe: str) -> None:
-    file.attrs.update(
-        schema=schema.SCHEMA,
-        schema_version=schema.VERSION,
-        dataset=recording.dataset,
-        subject=recording.subject,
-        modality=recording.modality,
-        simulated=recording.simulated,
-        licence=card.get("licence", "unknown"),
-        citation=card.get("citation", ""),
-        recipe=recipe,
-    )
+def _head(recording: Recording, card: dict, recipe: str) -> dict[str, Any]:
+    return {
+        "dataset": recording.dataset, "subject": recording.subject, "modality": recording.modality,
+        "simulated": bool(recording.simulated), "licence": card.get("licence", "unknown"),
+        "citation": card.get("citation", ""), "recipe": recipe, "recordings": {},
+    }  # fmt: skip
 
 
-def _write_recording(file: h5py.File, recording: Recording, recipe: str, dtype: str) -> None:
-    """One group of the file, through `create_dataset` alone: assignment would stamp new groups with the time of day."""
-    name = schema.group_name(recording.session, recording.run)
-    if f"recordings/{name}" in file:
-        raise ValueError(f"{recording.id}: this session and run stand twice; give one of them another run id")
+def _write_recording(file: h5py.File, name: str, recording: Recording, recipe: str, dtype: str) -> dict[str, Any]:
+    """Write the arrays of a recording and give back its entry of the header.
+
+    Through `create_dataset` alone: assignment would stamp new groups with the time of day.
+    """
     group = file.create_group(f"recordings/{name}")
+    arrays: dict[str, dict[str, Any]] = {}
     if recording.signal is not None:
-        _write_signal(group, recording, dtype)
+        arrays |= _write_signal(group, recording, dtype)
     if recording.spike_time is not None:
-        _write_spikes(group, recording)
-    channels, events, log = recording.channels, recording.events, recording.channel_log
-    tables = {
-        "channels": {
-            k: getattr(channels, k)
-            for k in ("name", "kind", "unit", "position", "orientation", "bad", "area", "reference", "placed")
-        },
-        "channel_log": {k: [getattr(line, k) for line in log] for k in ("found", "name", "fate", "detail")},
+        arrays |= _write_spikes(group, recording)
+    for key, series in recording.aligned.items():
+        arrays[f"aligned/{key}"] = schema.put(group, f"aligned/{key}", np.asarray(series.values, np.float32))
+    for key, truth in recording.truth.items():
+        arrays[f"truth/{key}"] = schema.put(group, f"truth/{key}", np.asarray(truth))
+    channels, events, fitted = recording.channels, recording.events, recording.normaliser
+    return {
+        "id": recording.id, "session": recording.session, "run": recording.run, "device": recording.device,
+        "sfreq": float(recording.sfreq or 0), "duration": float(recording.duration),
+        "reach_s": float(recording.reach_s),
+        "samples": 0 if recording.signal is None else int(recording.signal.shape[1]),
+        "recipe": recipe, "provenance": recording.provenance, "arrays": arrays,
+        "segments": [] if recording.signal is None else np.asarray(recording.segments, np.int64).reshape(-1, 2),
+        "channels": vars(channels),
+        "channel_log": [[line.found, line.name, line.fate, line.detail] for line in recording.channel_log],
         "events": {
             "onset": np.asarray(events.onset, float), "duration": np.asarray(events.duration, float),
             "label": events.label, "stimulus": events.stimulus,
         },
+        "normaliser": None if fitted is None else vars(fitted),
+        "aligned": {
+            key: {"features": int(x.values.shape[1]), "sfreq": float(x.sfreq), "start": float(x.start), "unit": x.unit}
+            for key, x in recording.aligned.items()
+        },
     }  # fmt: skip
-    for key, columns in tables.items():
-        group.create_dataset(key, data=schema.table(columns))
-    if recording.normaliser is not None:
-        fitted = recording.normaliser
-        made = group.create_dataset("normaliser", data=schema.table({"centre": fitted.centre, "scale": fitted.scale}))
-        made.attrs.update(statistic=fitted.statistic, fitted_on=fitted.fitted_on)
-    for key, series in recording.aligned.items():
-        values = group.create_dataset(f"aligned/{key}", data=np.asarray(series.values, np.float32))
-        values.attrs.update(sfreq=series.sfreq, start=series.start, unit=series.unit, axes="time feature")
-    for key, truth in recording.truth.items():
-        group.create_dataset(f"truth/{key}", data=truth)
-    group.attrs.update(
-        id=recording.id,
-        session=recording.session,
-        run=recording.run,
-        device=recording.device,
-        sfreq=recording.sfreq or 0.0,
-        samples=0 if recording.signal is None else recording.signal.shape[1],
-        duration=recording.duration,
-        reach_s=recording.reach_s,
-        recipe=recipe,
-        provenance=json.dumps(recording.provenance, sort_keys=True, default=str),
-    )
-    group.attrs["checksum"] = schema.checksum(group)
 
 
-def _write_signal(group: h5py.Group, recording: Recording, dtype: str) -> None:
+def _write_signal(group: h5py.Group, recording: Recording, dtype: str) -> dict[str, dict[str, Any]]:
     """Lay the signal out as frames; the tail of the last frame is zero and lies outside every segment."""
     signal, sfreq = recording.signal, recording.sfreq
     if signal is None or sfreq is None:
-        return
+        return {}
     per_frame = schema.frame_samples(sfreq)
     channels, samples = signal.shape
     frames = -(-samples // per_frame)
     data = group.create_dataset("signal", (frames, channels, per_frame), dtype)
-    data.attrs["axes"] = "frame channel sample"
     digests = np.zeros((frames, schema.HASH_BYTES), np.uint8)
     scales = np.zeros((frames, channels), np.float32) if dtype == "int16" else None
     wanted = getattr(signal, "block", BLOCK_BYTES // (4 * max(1, channels)))
@@ -171,10 +161,11 @@ def _write_signal(group: h5py.Group, recording: Recording, dtype: str) -> None:
             block, scales[first:last] = quantise(block)
         data[first:last] = block
         digests[first:last] = schema.hashes(block, None if scales is None else scales[first:last])
+    arrays = {"signal": schema.line(data.shape, data.dtype, None)}
     if scales is not None:
-        group.create_dataset("signal_scale", data=scales)
-    group.create_dataset("frame_hash", data=digests)
-    group.create_dataset("segments", data=np.asarray(recording.segments, np.int64).reshape(-1, 2))
+        arrays["signal_scale"] = schema.put(group, "signal_scale", scales)
+    arrays["frame_hash"] = schema.put(group, "frame_hash", digests)
+    return arrays
 
 
 def _frames(recording: Recording, first: int, last: int, per_frame: int) -> np.ndarray:
@@ -213,9 +204,9 @@ def quantise(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(steps).astype(np.int16), scale.astype(np.float32)
 
 
-def _write_spikes(group: h5py.Group, recording: Recording) -> None:
+def _write_spikes(group: h5py.Group, recording: Recording) -> dict[str, dict[str, Any]]:
     time = np.asarray(recording.spike_time, np.float64)
     first = np.searchsorted(time, np.arange(int(np.ceil(recording.duration)) + 1))
-    group.create_dataset("spikes/time", data=time)
-    group.create_dataset("spikes/neuron", data=np.asarray(recording.spike_neuron, np.uint32))
-    group.create_dataset("spikes/frame_index", data=first.astype(np.int64))
+    neuron = np.asarray(recording.spike_neuron, np.uint32)
+    columns: dict[str, np.ndarray] = {"time": time, "neuron": neuron, "frame_index": first.astype(np.int64)}
+    return {f"spikes/{key}": schema.put(group, f"spikes/{key}", values) for key, values in columns.items()}

@@ -94,7 +94,9 @@ def run_path(
         print(f"  split: {split} by default; say --test-subjects and --val-subjects for another")
     units = [Unit(i.key, i.files, local_files.maker(i, given, declared), i.request) for i in found.items]
     out = out or Path("data/shards") / found.dataset
-    done = ingest(units, out, card, [given, declared, _code()], split, jobs=jobs, seed=seed, scheduler=scheduler, dtype=dtype)
+    done = ingest(
+        units, out, card, [given, declared, _code()], split, jobs=jobs, seed=seed, scheduler=scheduler, dtype=dtype
+    )
     return _said(found.dataset, done, out)
 
 

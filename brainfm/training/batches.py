@@ -27,7 +27,7 @@ class Batcher:
         neurons: `dataset/subject/neuron` → number, for models that know neurons; None elsewhere.
         subjects: `dataset/subject` → number, as `aligned["subject"]`.
         labels: condition → class number, as `aligned["label"]`; unlabelled where None.
-        normalised: scale by the recording's own normaliser, which ingest fitted, and not by the typical amplitude of a kind.
+        normalised: scale by the normaliser that ingest fitted to the recording, not by its kinds' typical amplitudes.
         aligned: names of the covariates to bring along, `(batch, time, feature)`; NaN where a recording has none.
     """
 
@@ -93,8 +93,8 @@ class Batcher:
     ) -> TokenBatch:
         """Windows → one grid of tokens, padded with zeros and masked.
 
-        `write(i, out)` puts window i into `out` `(channel, time)`, a part of the batch: the only copy that is made. It is
-        scaled there while it is still in the processor's cache.
+        `write(i, out)` puts window i into `out` `(channel, time)`, a part of the batch: the only copy that is made. It
+        is scaled there while it is still in the processor's cache.
         """
         channels, patches = max(map(len, tables)), -(-int(samples.max()) // self.patch)
         into = np.empty((len(tables), channels, patches * self.patch), np.float32)
@@ -114,9 +114,7 @@ class Batcher:
         place, orientation, kind = _geometry(tables, channels)
         values = values.view(len(tables), channels * patches, self.patch)
         time, channel = (part.expand(len(tables), -1) for part in _grid(channels, patches, self.patch / sfreq))
-        return TokenBatch(
-            values, time, channel, place, orientation, kind, real, (channels, patches), sfreq, {}
-        )
+        return TokenBatch(values, time, channel, place, orientation, kind, real, (channels, patches), sfreq, {})
 
     def _events(self, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> TokenBatch:
         found = [s.spikes(a / rate(s), (a + n) / rate(s)) for s, a, n in zip(stored, start, samples, strict=True)]

@@ -164,14 +164,10 @@ def _objective(name: str, given: dict[str, Any], where: str) -> nn.Module:
 
 def _datasets(corpus: Corpus) -> list[dict[str, Any]]:
     """Name, simulated or not, licence, subjects and processing of each dataset, from the shards' headers."""
-    import h5py
-
     found: dict[str, dict[str, Any]] = {}
     for r in corpus.recordings:
-        with h5py.File(r.path, "r") as file:
-            entry = found.setdefault(r.dataset, {
-                "name": r.dataset, "simulated": r.simulated, "modality": r.modality, "subjects": 0,
-                "licence": str(file.attrs.get("licence", "")), "citation": str(file.attrs.get("citation", "")),
-            })  # fmt: skip
+        entry = found.setdefault(r.dataset, {
+            "name": r.dataset, "simulated": r.simulated, "modality": r.modality, "subjects": 0, **r.card(),
+        })  # fmt: skip
         entry["subjects"] = len({x.person for x in corpus.recordings if x.dataset == r.dataset})
     return sorted(found.values(), key=lambda x: x["name"])

@@ -119,10 +119,10 @@ class TestEegmat:
         assert [r.id for r in (rest, task, other)] == ["eegmat/07/rest/", "eegmat/07/task/", "eegmat/12/rest/"]
         assert rest.channels.name == ["Fp1", "C3", "O2"]
         assert np.isfinite(rest.channels.position).all()
-        np.testing.assert_allclose(rest.signal, written * 1e-6, atol=1e-9)
+        np.testing.assert_allclose(rest.signal[:, :], written * 1e-6, atol=1e-9)
         assert (task.events.label, task.events.duration[0]) == (["arithmetic"], 8)
-        assert rest.provenance["subject_info"] == {"age_years": "20", "sex": "F"}
-        cleaned = next(eegmat.recordings(tmp_path, subjects=["12"]))
+        assert rest.provenance["participant"] == {"age_years": "20", "sex": "F"}
+        cleaned = next(eegmat.recordings(tmp_path, subjects=["12/rest"]))
         assert (cleaned.sfreq, cleaned.signal.shape) == (128, (3, 1024))
 
     def test_truncated_file_leaves_the_others(self, tmp_path):
@@ -131,12 +131,12 @@ class TestEegmat:
         write_edf(path)
         size = path.stat().st_size
         path.write_bytes(path.read_bytes()[:-2000])
-        assert len(list(eegmat.recordings(tmp_path, subjects=["07"]))) == 1
+        assert len(list(eegmat.recordings(tmp_path, subjects=["07/rest"]))) == 1
         with pytest.raises(ValueError, match=rf"Subject12_1\.edf has {size - 2000} bytes.*{size}"):
-            list(eegmat.recordings(tmp_path, subjects=["12"]))
+            list(eegmat.recordings(tmp_path, subjects=["12/rest"]))
         path.write_text("<html>")
-        with pytest.raises(ValueError, match=r"Subject12_1\.edf has no whole EDF header"):
-            list(eegmat.recordings(tmp_path, subjects=["12"]))
+        with pytest.raises(ValueError, match=r"Subject12_1\.edf begins with .*expected an EDF"):
+            list(eegmat.recordings(tmp_path, subjects=["12/rest"]))
 
     def test_checksums_list_all_people(self):
         sums = eegmat.checksums()

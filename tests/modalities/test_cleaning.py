@@ -61,7 +61,9 @@ def test_steps_are_those_of_mne_in_that_order(person: Recording) -> None:
     done = cleaning.clean(person, [STEPS[0], STEPS[1], STEPS[2], "interpolate", {"reference": {"to": "average"}}])
     names = person.channels.name
     raw = mne.io.RawArray(person.signal.copy(), mne.create_info(names, person.sfreq, "eeg"), verbose="error")
-    raw.set_montage(mne.channels.make_dig_montage(dict(zip(names, person.channels.position, strict=True)), coord_frame="head"))
+    raw.set_montage(
+        mne.channels.make_dig_montage(dict(zip(names, person.channels.position, strict=True)), coord_frame="head")
+    )
     raw.info["bads"] = [names[3]]
     raw.filter(0.5, 40, verbose="error").interpolate_bads(verbose="error").set_eeg_reference("average", verbose="error")
     np.testing.assert_allclose(done.signal, raw.get_data(), atol=1e-9)

@@ -90,7 +90,7 @@ def _real(make: Maker) -> None:
         shutil.copy(path, folder)
     for header in sorted(fixtures.glob("*.vhdr")):
         data = header.with_suffix(".eeg")
-        folder = make.case("brainvision", header.name, {}, "vhdr", redundant=("samples",), weight=6)
+        folder = make.case("brainvision", header.name, {}, "vhdr", weight=6)
         for path in (header, data, header.with_suffix(".vmrk")):
             shutil.copy(path, folder)
     source = DATA / "eegmat/Subject00_1.edf"
@@ -139,10 +139,10 @@ def _electrophysiology(make: Maker) -> None:
             "icasphere": np.zeros(0),
         }  # fmt: skip
         savemat(folder / "a.set", {"EEG": fields}, appendmat=False)
-    folder = make.case("nwb", "volts.nwb", {}, "hdf5", redundant=("channels",), measured=("volts.nwb",), weight=3)
+    folder = make.case("nwb", "volts.nwb", {}, "hdf", redundant=("channels",), measured=("volts.nwb",), weight=3)
     with mock.patch("hdmf.container.uuid4", side_effect=(UUID(int=i) for i in range(10**6))):
         _nwb(pynwb, folder / "volts.nwb", rng)
-        folder = make.case("nwb", "units.nwb", {}, "hdf5", measured=("units.nwb",), weight=3)
+        folder = make.case("nwb", "units.nwb", {}, "hdf", measured=("units.nwb",), weight=3)
         _nwb(pynwb, folder / "units.nwb", rng, units=True)
 
 
@@ -194,7 +194,7 @@ def _tables(make: Maker) -> None:
     np.savetxt(folder / "roi.csv", table, "%.9g", ",", header=",".join(f"r{i}" for i in range(12)), comments="")
     folder = make.case("mat table", "roi.mat", words, "mat", sealed=("roi.mat",))
     savemat(folder / "roi.mat", {"roi": table}, do_compression=True)
-    folder = make.case("hdf5 table", "roi.h5", words, "hdf5", measured=("roi.h5",))
+    folder = make.case("hdf5 table", "roi.h5", words, "hdf", measured=("roi.h5",))
     with h5py.File(folder / "roi.h5", "w") as file:
         file.create_dataset("roi", data=table)
 

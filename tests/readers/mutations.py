@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 import re
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -204,11 +207,42 @@ def hdf5_object(path: Path, rng: np.random.Generator) -> str:
         return f"{name} has shape {made.shape}, was {shape}"
 
 
+def shard_header(path: Path, rng: np.random.Generator) -> str:
+    """Change one thing in the header of a shard and give it the checksums of that: a liar's file, not a damaged one."""
+    from brainfm.shards import schema
+
+    limits = (None, 0, -1, 1, 2**31, -(2**62), 10**12, 0.5, float("nan"), float("inf"), 1e300, "", "x", [], {})
+    with h5py.File(path, "r+") as file:
+        header = json.loads(file["header"][()].tobytes())
+        places: list[tuple[dict | list, object]] = []
+        left: list = [header]
+        while left:
+            node = left.pop()
+            items = list(node.items()) if isinstance(node, dict) else list(enumerate(node))
+            places += [(node, key) for key, _ in items]
+            left += [value for _, value in items if isinstance(value, dict | list)]
+        node, key = places[int(rng.integers(len(places)))]
+        if rng.integers(4):
+            node[key] = limits[int(rng.integers(len(limits)))]
+            said = f"header {key} = {node[key]}"
+        else:
+            del node[key]
+            said = f"header {key} gone"
+        with suppress(KeyError, TypeError, AttributeError, ValueError):
+            for entry in header["recordings"].values():
+                entry["checksum"] = schema.checksum(entry)
+        data = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
+        del file["header"]
+        made = file.create_dataset("header", data=np.frombuffer(data, np.uint8))
+        made.attrs["sha256"] = hashlib.sha256(data).hexdigest()
+    return f"{said}, with the checksum of that"
+
+
 ALWAYS: tuple[Damage, ...] = (cut, cut, flip, flip, flip_head, flip_head, blank, append, page)
 #: Layout → further damages, besides those that every file gets.
 FORMS: dict[str, tuple[Damage, ...]] = {
     "edf": (edf_field,) * 8, "vhdr": (vhdr_field,) * 8 + (text_field,) * 3, "vmrk": (text_field,) * 4,
     "csv": (text_field,) * 6, "json": (text_field,) * 4, "xml": (text_field,) * 6, "mat": (limit, inside, inside, inside),
     "fif": (limit,) * 6, "nii": (limit, limit, inside, inside, inside), "npy": (header_text,) * 3, "npz": (header_text, limit),
-    "hdf5": (limit,), "shard": (limit,), "codes": (limit,),
+    "hdf": (limit,), "shard": (limit,), "codes": (limit,),
 }  # fmt: skip

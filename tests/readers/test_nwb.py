@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from brainfm.hdf5 import HostileFile
+from brainfm.hdf import HostileFile
 from brainfm.readers import nwb
 from brainfm.readers.request import Request
 from brainfm.recording import Recording, Signal

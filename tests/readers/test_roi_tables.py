@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from brainfm.hdf5 import HostileFile
+from brainfm.hdf import HostileFile
 from brainfm.readers import roi_tables
 from brainfm.readers.request import Request
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel import cifti2, gifti
 
-from brainfm.hdf5 import HostileFile
+from brainfm.hdf import HostileFile
 from brainfm.readers import bold, surfaces
 from brainfm.readers.request import Request
 

@@ -1,0 +1,80 @@
+"""Opening HDF5 files that may come from anyone: nothing outside the file is ever read through it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import h5py
+
+#: Chunks that a dataset may announce and not store; HDF5 takes some 3 kB of memory for each of them.
+MOST_EMPTY_CHUNKS = 10_000
+
+
+class HostileFile(ValueError):
+    """A file that would make its reader open other files; the message names it and the object."""
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, after checking that no link and no dataset of it leads out of it.
+
+    Raises:
+        HostileFile: for an external link, external storage or a virtual dataset.
+        OSError: where it is no whole HDF5 file.
+    """
+    file = h5py.File(path, "r")
+    try:
+        _refuse_external(path, file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_external(path: Path, file: h5py.File) -> None:
+    """Walk every group once (hard links may form circles) without following a link out of the file."""
+    seen, left = {h5py.h5o.get_info(file.id).addr}, [file]
+    while left:
+        group = left.pop()
+        for name in group:
+            link = group.get(name, getlink=True)
+            where = f"{group.name.rstrip('/')}/{name}"
+            if isinstance(link, h5py.ExternalLink):
+                raise HostileFile(
+                    f"{path}: {where} is a link to another file ({link.filename}); links out are not followed"
+                )
+            if isinstance(link, h5py.SoftLink):
+                continue
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                if item.external or item.is_virtual:
+                    raise HostileFile(
+                        f"{path}: the data of {where} lie in another file; only data inside the file are read"
+                    )
+            elif isinstance(item, h5py.Group):
+                address = h5py.h5o.get_info(item.id).addr
+                if address not in seen:
+                    seen.add(address)
+                    left.append(item)
+
+
+def plausible(path: Path, data: h5py.Dataset) -> None:
+    """Check that what a dataset's header announces can be what its file stores.
+
+    Raises:
+        ValueError: for a dataset of more than 64 MB that is 50 times as large as its stored bytes, or one most of whose
+            chunks were never written.
+    """
+    stored = data.id.get_storage_size()
+    if data.size and (data.size * data.dtype.itemsize > 50 * stored + 2**26 or _empty_chunks(data) > MOST_EMPTY_CHUNKS):
+        raise ValueError(
+            f"{path}: {data.name} announces {data.shape} values of {data.dtype}, but {stored} bytes of it are stored; "
+            "the file is damaged or unfinished: write it again"
+        )
+
+
+def _empty_chunks(data: h5py.Dataset) -> int:
+    """Chunks of a dataset that were never written."""
+    if data.chunks is None:
+        return 0
+    return math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)) - data.id.get_num_chunks()
