@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from pathlib import Path
 
@@ -183,7 +184,8 @@ def _brainvision_parts(path: Path) -> list[Path]:
     except OSError:
         return []
     named = re.findall(r"^(?:DataFile|MarkerFile)[ \t]*=[ \t]*(\S[^\r\n]*)", text, re.MULTILINE)
-    return [path.parent / name.strip().replace("$b", path.stem) for name in named]
+    names = [name.strip().replace("$b", path.stem) for name in named]
+    return [path.parent / name for name in names if len(os.fsencode(name)) < 256]  # longer ones are no files
 
 
 def _right_hemisphere(path: Path) -> list[Path]:

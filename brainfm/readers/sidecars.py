@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from brainfm.modalities.electrodes import plain
 from brainfm.readers.request import require
 from brainfm.readers.subjects import entities, rows
 from brainfm.recording import ChannelNote, Events, Recording, Signal
@@ -159,6 +161,7 @@ def channels(recording: Recording, path: Path) -> None:
     table, found = recording.channels, _found(recording)
     about = {row.get("name", ""): (line, row) for line, row in rows(path).items()}
     every = {note.found for note in recording.channel_log} | set(found)
+    about = _respelled(about, every)
     if not every & set(about):
         raise ValueError(
             f"{path} names {', '.join(list(about)[:4])} ...; the recording has {', '.join(sorted(every)[:4])} ...: "
@@ -191,6 +194,16 @@ def channels(recording: Recording, path: Path) -> None:
     recording.channels = table.pick(keep)
     absent = sorted(every - set(about))
     recording.note("channels.tsv", dropped=len(table) - len(keep), without_row=absent)
+
+
+def _respelled(about: dict[str, tuple[int, dict[str, str]]], every: set[str]) -> dict[str, tuple[int, dict[str, str]]]:
+    """Rows by the names of the file, also of channels that were renamed on the way to BIDS ("EEG T3" to "T3")."""
+    rest = Counter(plain(name) for name in about if name not in every)
+    spelling: dict[str, list[str]] = {}
+    for name in every - set(about):
+        spelling.setdefault(plain(name), []).append(name)
+    known = {word: names[0] for word, names in spelling.items() if len(names) == 1 and rest[word] == 1}
+    return {(name if name in every else known.get(plain(name), name)): row for name, row in about.items()}
 
 
 def _found(recording: Recording) -> list[str]:

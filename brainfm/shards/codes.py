@@ -14,6 +14,7 @@ split file is copied along.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -221,10 +222,13 @@ def _headers(path: Path) -> list[StoredCodes]:
     found = []
     for name, entry in header["recordings"].items():
         about = read.facts(path, header, name, split)
-        found.append(
-            StoredCodes(
-                **about, starts=np.array(about["arrays"]["start"].of(path)), source_checksum=entry["source_checksum"],
-                **{k: header[k] for k in ("patch", "tokenizer", "tokenizer_hash", "codes_per_depth")},
-            )
-        )  # fmt: skip
+        with read.naming(path, name):
+            codes, start, patch = about["arrays"]["codes"], about["arrays"]["start"], header["patch"]
+            starts = np.array(start.of(path))
+            if hashlib.sha256(starts.tobytes()).hexdigest() != start.sha256:
+                raise ValueError("the starts of its windows are not those that were written")
+            if len(codes.shape) != 4 or start.shape != codes.shape[:1] or not patch > 0:
+                raise ValueError(f"codes of shape {codes.shape} for {start.shape} windows of {patch} samples")
+            words = {k: header[k] for k in ("patch", "tokenizer", "tokenizer_hash", "codes_per_depth")}
+            found.append(StoredCodes(**about, **words, starts=starts, source_checksum=entry["source_checksum"]))
     return found

@@ -466,6 +466,8 @@ def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str])
     index = arrays.get("spikes/frame_index")
     if not 0 <= entry["duration"] < math.inf or (index and index.shape != (math.ceil(entry["duration"]) + 1,)):
         raise ValueError(f"a duration of {entry['duration']} s, and spikes of other {index and index.shape[0] - 1} s")
+    if index and arrays["spikes/time"].shape != arrays["spikes/neuron"].shape:
+        raise ValueError("other spike times than neurons of spikes")
     return {
         "path": path, "group": name, "id": entry["id"], "session": entry["session"], "run": entry["run"],
         **{k: header[k] for k in ("dataset", "subject", "modality", "simulated")}, "device": entry["device"],

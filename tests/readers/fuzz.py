@@ -224,6 +224,8 @@ def worker(folder: Path, seed: int, first: int, last: int, only: str) -> None:
     whole: dict[int, dict[str, str]] = {}
     for number in range(len(cases)):
         whole[number] = observe(cases[number], cases[number].folder)
+    gc.collect()
+    gc.freeze()  # else every collection looks through all that the libraries hold
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESS_SPACE, size + ADDRESS_SPACE))
     out.write(json.dumps({"ready": len(cases)}) + "\n")

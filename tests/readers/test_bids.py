@@ -533,3 +533,22 @@ def test_breaks_of_the_file_stay_when_events_are_replaced(tmp_path):
     )  # fmt: skip
     sidecars.put_events(recording, table, "")
     assert recording.segments.tolist() == [[50, 200], [200, 300], [400, 600]]
+
+
+def test_channels_that_were_renamed_on_the_way_to_bids_are_found(tmp_path):
+    """mne-bids copies the EDF file as it is and writes the new names into channels.tsv alone."""
+    source = tmp_path / "source.edf"
+    mne.export.export_raw(
+        source, simulated(names=["EEG Fp1", "EEG T3", "EEG O1", "VEOG"], marked=False), verbose="error"
+    )
+    raw = mne.io.read_raw_edf(source, verbose="error")
+    raw.rename_channels({"EEG Fp1": "Fp1", "EEG T3": "T3", "EEG O1": "O1"})
+    raw.set_channel_types({"VEOG": "eog"}, verbose="error")
+    raw.info["line_freq"] = 50
+    path = mne_bids.BIDSPath(root=tmp_path / "bids", subject="01", task="rest", datatype="eeg")
+    mne_bids.write_raw_bids(raw, path, overwrite=True, verbose="error")
+    table = path.copy().update(suffix="channels", extension=".tsv").fpath
+    edit(table, lambda rows: [{**r, "status": "bad" if r["name"] == "T3" else r["status"]} for r in rows])
+    (made,) = [r for item in find(tmp_path / "bids").items for r in recordings(item)]
+    assert made.channels.name == ["Fp1", "T7", "O1"]
+    assert made.channels.bad.tolist() == [False, True, False]
