@@ -29,7 +29,8 @@ import numpy as np
 from brainfm.audit import audit
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards import schema
-from brainfm.shards.read import Stored, open_shards
+from brainfm.shards.read import open_shards
+from brainfm.shards.stored import Stored
 from brainfm.shards.write import write_shard
 
 SESSIONS, CHANNELS, SFREQ, SECONDS, REACH_S = 10, 8, 64.0, 20, 0.5

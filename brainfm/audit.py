@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from brainfm.shards import schema
-from brainfm.shards.read import Corpus, Stored, open_shards, rate
+from brainfm.shards.read import Corpus, open_shards
+from brainfm.shards.stored import Stored, rate
 from brainfm.shards.twins import Intervals, Twins, find, groups_of, merged, pairs, touched, whole
 
 #: Start and stop (s) and name of each presentation of a stimulus in a recording.

@@ -22,7 +22,7 @@ from brainfm.checksums import sha256
 from brainfm.recording import FATES
 
 if TYPE_CHECKING:
-    from brainfm.shards.read import Stored
+    from brainfm.shards.stored import Stored
 
 #: Wide enough for whole ids where no terminal says how wide it is (pipes, logs, notebooks).
 CONSOLE = Console(width=None if Console().is_terminal else 180)

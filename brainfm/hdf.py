@@ -7,19 +7,19 @@ from pathlib import Path
 
 import h5py
 
-#: Chunks that a dataset may announce and not store; HDF5 takes some 3 kB of memory for each of them.
+#: Chunks that a dataset may announce and not store; HDF5 takes some 3 kB of memory for each of them that is read.
 MOST_EMPTY_CHUNKS = 10_000
 
 
 class HostileFile(ValueError):
-    """A file that would make its reader open other files; the message names it and the object."""
+    """A file that would make its reader open other files or fill the memory; the message names it and the object."""
 
 
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading, after checking that no link and no dataset of it leads out of it.
 
     Raises:
-        HostileFile: for an external link, external storage or a virtual dataset.
+        HostileFile: for an external link, external storage or a virtual dataset, or one of countless empty chunks.
         OSError: where it is no whole HDF5 file.
     """
     file = h5py.File(path, "r")
@@ -51,6 +51,11 @@ def _refuse_external(path: Path, file: h5py.File) -> None:
                     raise HostileFile(
                         f"{path}: the data of {where} lie in another file; only data inside the file are read"
                     )
+                if _empty_chunks(item) > MOST_EMPTY_CHUNKS:
+                    raise HostileFile(
+                        f"{path}: {where} announces {item.shape} values, more than its {item.id.get_storage_size()} "
+                        "bytes can hold: most of its chunks were never written; write it again without them"
+                    )
             elif isinstance(item, h5py.Group):
                 address = h5py.h5o.get_info(item.id).addr
                 if address not in seen:
@@ -62,11 +67,10 @@ def plausible(path: Path, data: h5py.Dataset) -> None:
     """Check that what a dataset's header announces can be what its file stores.
 
     Raises:
-        ValueError: for a dataset of more than 64 MB that is 50 times as large as its stored bytes, or one most of whose
-            chunks were never written.
+        ValueError: for a dataset of more than 64 MB that is 50 times as large as its stored bytes.
     """
     stored = data.id.get_storage_size()
-    if data.size and (data.size * data.dtype.itemsize > 50 * stored + 2**26 or _empty_chunks(data) > MOST_EMPTY_CHUNKS):
+    if data.size and data.size * data.dtype.itemsize > 50 * stored + 2**26:
         raise ValueError(
             f"{path}: {data.name} announces {data.shape} values of {data.dtype}, but {stored} bytes of it are stored; "
             "the file is damaged or unfinished: write it again"
@@ -74,7 +78,8 @@ def plausible(path: Path, data: h5py.Dataset) -> None:
 
 
 def _empty_chunks(data: h5py.Dataset) -> int:
-    """Chunks of a dataset that were never written."""
-    if data.chunks is None:
+    """Chunks of a dataset that were never written; 0 where it has few chunks."""
+    if not data.chunks or not data.size:
         return 0
-    return math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)) - data.id.get_num_chunks()
+    announced = math.prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True))
+    return announced - data.id.get_num_chunks() if announced > MOST_EMPTY_CHUNKS else 0

@@ -317,7 +317,7 @@ def test_training_keywords(stage: str, key: str, item: dict) -> None:
 @pytest.mark.parametrize(("stage", "key", "item"), [p for p in ENTRIES if p.values[0] in ("decode", "transfer")])
 def test_evaluation_keywords(stage: str, key: str, item: dict) -> None:
     from brainfm.evaluations.tasks import BLOCKS
-    from brainfm.shards.read import Stored
+    from brainfm.shards.stored import Stored
 
     given = config.stage_config(stage, key, BLOCKS, ROOT / "configs")
     run = catalog.load("evaluations", item["evaluation"]).run

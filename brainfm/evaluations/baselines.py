@@ -13,7 +13,8 @@ from scipy.signal import welch
 
 from brainfm.catalog import nearest
 from brainfm.recording import TYPICAL
-from brainfm.shards.read import Stored, Windows, rate
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import Stored, rate
 
 #: Frequency bands in Hz.
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "low gamma": (30, 45)}

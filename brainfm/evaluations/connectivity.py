@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from brainfm.shards.read import Stored, Windows
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import Stored
 from brainfm.tokens import TokenBatch
 from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating

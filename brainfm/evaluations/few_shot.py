@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfm.evaluations import baselines, protocol
 from brainfm.metrics import balanced_accuracy, confusion
-from brainfm.shards.read import Windows, rate
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import rate
 from brainfm.splits import order
 from brainfm.training.checkpoint import Pretrained
 

@@ -19,7 +19,8 @@ from brainfm.evaluations import baselines, protocol
 from brainfm.evaluations.regression import block_of, traces, with_target
 from brainfm.metrics import r2
 from brainfm.objectives.next_spike import NextSpike
-from brainfm.shards.read import Windows, rate
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import rate
 from brainfm.training.checkpoint import Pretrained
 
 

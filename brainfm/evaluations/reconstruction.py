@@ -14,7 +14,8 @@ import torch
 from brainfm.evaluations import protocol
 from brainfm.evaluations.protocol import Scored
 from brainfm.metrics import r2
-from brainfm.shards.read import Windows, rate
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import rate
 from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 

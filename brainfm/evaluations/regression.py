@@ -9,7 +9,8 @@ import numpy as np
 
 from brainfm.evaluations import baselines, protocol
 from brainfm.metrics import r2
-from brainfm.shards.read import Windows, rate
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import rate
 from brainfm.training.checkpoint import Pretrained
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from brainfm.evaluations import baselines, protocol
 from brainfm.metrics import retrieval_ranks
-from brainfm.shards.read import Windows, rate
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import rate
 from brainfm.training.checkpoint import Pretrained
 
 

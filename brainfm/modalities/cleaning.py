@@ -22,6 +22,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,12 @@ def interpolate(recording: Recording) -> Recording:
     """Put what good channels say in place of bad EEG and MEG channels; those that cannot be stay bad, with a note."""
     signal, _ = _signal(recording)
     matrix, table, log = spatial.interpolation_matrix(recording.channels)
-    done = _changed(recording, _mixed(signal, matrix), channels=table, channel_log=[*recording.channel_log, *log])
+    done = _changed(
+        recording,
+        _mapped(signal, len(matrix), partial(_mix, matrix)),
+        channels=table,
+        channel_log=[*recording.channel_log, *log],
+    )
     done.note("interpolate", channels=[line.name for line in log if line.fate == "interpolated"])
     return done
 
@@ -133,7 +139,7 @@ def reference(recording: Recording, *, to: str | list[str]) -> Recording:
     """Measure potentials against the average of the good channels, or against channels by name."""
     signal, _ = _signal(recording)
     matrix, table = spatial.reference_matrix(recording.channels, to)
-    done = _changed(recording, _mixed(signal, matrix), channels=table)
+    done = _changed(recording, _mapped(signal, len(matrix), partial(_mix, matrix)), channels=table)
     done.note("reference", to=to)
     return done
 
@@ -148,7 +154,7 @@ def drop_bad(recording: Recording) -> Recording:
     log = [ChannelNote(name, "", "dropped", "bad") for name in names]
     matrix = np.eye(len(recording.channels))[kept]
     done = _changed(
-        recording, _mixed(signal, matrix), channels=recording.channels.pick(kept),
+        recording, _mapped(signal, len(matrix), partial(_mix, matrix)), channels=recording.channels.pick(kept),
         channel_log=[*recording.channel_log, *log],
     )  # fmt: skip
     done.note("drop_bad", channels=names)
@@ -161,7 +167,7 @@ def detrend(recording: Recording, *, order: int = 1) -> Recording:
         raise ValueError(f"detrend takes order 0 (mean) or 1 (line); got {order!r}")
     signal, _ = _signal(recording)
     lines = tuple((int(a), int(b), *_line(signal, int(a), int(b), order)) for a, b in _segments(recording))
-    done = _changed(recording, _kept(signal, Detrended(signal, lines)))
+    done = _changed(recording, _mapped(signal, len(signal), partial(_less_lines, lines)))
     done.note("detrend", order=order, per="segment and channel")
     return done
 
@@ -180,7 +186,7 @@ def clamp(recording: Recording, *, robust_sd: float | None = None, typical: floa
     else:
         high = np.array([TYPICAL[k] for k in recording.channels.kind]) * float(typical or 0)
         low, seen = -high, "nothing"
-    done = _changed(recording, _kept(signal, Clamped(signal, low[:, None], high[:, None])))
+    done = _changed(recording, _mapped(signal, len(signal), partial(_limit, low[:, None], high[:, None])))
     done.note("clamp", robust_sd=robust_sd, typical=typical, fitted_on=seen)
     return done
 
@@ -234,13 +240,11 @@ def _changed(recording: Recording, signal: np.ndarray | Signal, **fields: Any) -
     return replace(recording, signal=signal, provenance=copy.deepcopy(recording.provenance), **fields)
 
 
-def _kept(before: np.ndarray | Signal, after: Signal) -> np.ndarray | Signal:
-    """An array for an array; what lay in a file goes on lying there."""
-    return after[:, 0 : after.shape[1]] if isinstance(before, np.ndarray) else after
-
-
-def _mixed(signal: np.ndarray | Signal, matrix: np.ndarray) -> np.ndarray | Signal:
-    return _kept(signal, Mixed(signal, matrix))
+def _mapped(
+    signal: np.ndarray | Signal, channels: int, change: Callable[[np.ndarray, int], np.ndarray]
+) -> np.ndarray | Signal:
+    """The signal changed: an array for an array; what lay in a file goes on lying there."""
+    return change(signal, 0) if isinstance(signal, np.ndarray) else Mapped(signal, channels, change)
 
 
 def _fitted(recording: Recording, windows: int = 120, window_s: float = 2.0) -> tuple[np.ndarray, np.ndarray, str]:
@@ -271,22 +275,23 @@ def _line(signal: np.ndarray | Signal, start: int, stop: int, order: int) -> tup
     return total / n, slope
 
 
-def _columns(key: tuple[slice, slice], samples: int) -> tuple[int, int]:
-    start, stop, _ = key[1].indices(samples)
-    return start, max(start, stop)
-
-
 @dataclass(frozen=True)
-class Mixed:
-    """`matrix @ source`, computed when it is sliced; `matrix` `(channel out, channel in)`."""
+class Mapped:
+    """A signal changed block by block when it is sliced.
+
+    Attributes:
+        source: the signal before. channels: how many the result has.
+        change: `(block, first sample) -> block`; picklable.
+    """
 
     source: np.ndarray | Signal
-    matrix: np.ndarray
+    channels: int
+    change: Callable[[np.ndarray, int], np.ndarray]
 
     @property
     def shape(self) -> tuple[int, int]:
         """`(channels, samples)`."""
-        return len(self.matrix), self.source.shape[1]
+        return self.channels, self.source.shape[1]
 
     @property
     def block(self) -> int:
@@ -294,72 +299,27 @@ class Mixed:
         return getattr(self.source, "block", max(1, (1 << 21) // len(self.source)))
 
     def __len__(self) -> int:
-        return len(self.matrix)
+        return self.channels
 
     def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        start, stop = _columns(key, self.shape[1])
-        block = self.source[:, start:stop]
-        return (self.matrix.astype(block.dtype) @ block)[key[0]]
+        start, stop, _ = key[1].indices(self.shape[1])
+        return self.change(self.source[:, start : max(start, stop)], start)[key[0]]
 
 
-@dataclass(frozen=True)
-class Clamped:
-    """The source limited to `low` and `high` `(channel, 1)`, computed when it is sliced."""
-
-    source: np.ndarray | Signal
-    low: np.ndarray
-    high: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(channels, samples)`."""
-        return self.source.shape
-
-    @property
-    def block(self) -> int:
-        """That of the source."""
-        return getattr(self.source, "block", max(1, (1 << 21) // len(self.source)))
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        start, stop = _columns(key, self.shape[1])
-        block = self.source[:, start:stop]
-        return np.clip(block, self.low.astype(block.dtype), self.high.astype(block.dtype))[key[0]]
+def _mix(matrix: np.ndarray, block: np.ndarray, start: int) -> np.ndarray:
+    return matrix.astype(block.dtype) @ block
 
 
-@dataclass(frozen=True)
-class Detrended:
-    """The source less a line in each segment, computed when it is sliced.
+def _limit(low: np.ndarray, high: np.ndarray, block: np.ndarray, start: int) -> np.ndarray:
+    return np.clip(block, low.astype(block.dtype), high.astype(block.dtype))
 
-    Attributes:
-        source: the signal before.
-        lines: `(start, stop, mean, slope)` of each segment, the last two `(channel,)`; other samples stay as they are.
-    """
 
-    source: np.ndarray | Signal
-    lines: tuple[tuple[int, int, np.ndarray, np.ndarray], ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(channels, samples)`."""
-        return self.source.shape
-
-    @property
-    def block(self) -> int:
-        """That of the source."""
-        return getattr(self.source, "block", max(1, (1 << 21) // len(self.source)))
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
-        start, stop = _columns(key, self.shape[1])
-        block = np.array(self.source[:, start:stop])
-        for first, last, mean, slope in self.lines:
-            low, high = max(first, start), min(last, stop)
-            if low < high:
-                time = np.arange(low - first, high - first) - (last - first - 1) / 2
-                block[:, low - start : high - start] -= mean[:, None] + slope[:, None] * time
-        return block[key[0]]
+def _less_lines(lines: Sequence[tuple[int, int, np.ndarray, np.ndarray]], block: np.ndarray, start: int) -> np.ndarray:
+    """The block less a line in each segment; `lines` are first and last sample, mean and slope `(channel,)`."""
+    block, stop = np.array(block), start + block.shape[1]
+    for first, last, mean, slope in lines:
+        low, high = max(first, start), min(last, stop)
+        if low < high:
+            time = np.arange(low - first, high - first) - (last - first - 1) / 2
+            block[:, low - start : high - start] -= mean[:, None] + slope[:, None] * time
+    return block

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -33,6 +36,8 @@ MOTION = tuple(
 CONFOUNDS = (*MOTION, "csf", "white_matter")
 #: No compressor of the formats that are read here makes data more than this many times smaller.
 DENSEST = 1040
+#: No extension of a NIfTI header has more bytes; the largest are the XML of CIFTI.
+LONGEST_EXTENSION = 1 << 28
 #: Numbers of a file that are held at a time.
 SLAB = 2**22
 
@@ -60,6 +65,30 @@ class Regions:
 def stem(path: Path) -> str:
     """A file's name without the endings of the formats read here (`.nii.gz`, `.func.gii`, `.dtseries.nii` ...)."""
     return re.sub(r"(\.(func|label|shape|dtseries|ptseries|dlabel))?\.(nii\.gz|nii|gii)$", "", path.name)
+
+
+def extensions(path: Path, file: IO[bytes] | gzip.GzipFile) -> list[bytes]:
+    """What stands between the header of a NIfTI-1 or -2 file and its data, after checking that it fits there.
+
+    Raises:
+        ValueError: for an extension that says that it is longer.
+    """
+    head = file.read(544)
+    order = "<" if head[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
+    size = int.from_bytes(head[:4], "little" if order == "<" else "big")
+    if size not in (348, 540) or len(head) < size + 4 or not head[size]:
+        return []
+    start = struct.unpack_from(order + ("f" if size == 348 else "q"), head, 108 if size == 348 else 168)[0]
+    found, at = [], size + 4
+    while at + 8 <= start:
+        file.seek(at)
+        length = int.from_bytes(file.read(8)[:4], "little" if order == "<" else "big")
+        body = file.read(length - 8) if 8 <= length <= start - at and length < LONGEST_EXTENSION else b""
+        if not body or len(body) < length - 8:
+            raise ValueError(f"{path}: an extension of its header at byte {at} says that it has {length} bytes")
+        found.append(body)
+        at += length
+    return found
 
 
 def only_fmri(path: Path, request: Request) -> None:

@@ -97,8 +97,8 @@ def table(path: Path, info: mne.Info, request: Request) -> tuple[Channels, np.nd
     """
     try:
         channels, picks, log = electrodes.from_info(info, montage=request.montage, modality=request.modality)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: its table of channels cannot be used: {error}") from error
     if request.reference:
         potential = ("eeg", "ecog", "seeg")
         channels.reference = [

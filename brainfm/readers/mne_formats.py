@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import configparser
+import gzip
+import math
 import os
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from xml.etree.ElementTree import ParseError
 
 import h5py
@@ -44,6 +47,10 @@ MISREAD = (
     NameError, EOFError, MemoryError, StopIteration, ImportError, struct.error, zlib.error, configparser.Error,
     ParseError,
 )  # fmt: skip
+
+
+#: Bytes of a number of each type of FIF.
+FIF_WIDTHS = {2: 2, 3: 4, 4: 4, 5: 8, 7: 2, 8: 4, 9: 8, 11: 8, 16: 2, 20: 8, 21: 16}
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,9 @@ class RawSignal:
             self._raw[:] = [os.getpid(), _open(self.path, self.reader, self.options)]
         if stop == start or not len(rows):
             return np.zeros((len(rows), stop - start))
-        try:
+        said = f"{self.path}: samples {start} to {stop} of {self.samples} cannot be read"
+        with _misread(said, "the file is damaged or was changed: get it again"):
             values = self._raw[1][np.array(self.picks)[rows], start:stop][0]
-        except MISREAD as error:
-            raise ValueError(
-                f"{self.path}: samples {start} to {stop} of {self.samples} cannot be read ({_line(error)}); the file "
-                "is damaged or was changed: get it again"
-            ) from error
         factor = np.array(self.factor)[rows]
         return values if (factor == 1).all() else values * factor[:, None]
 
@@ -149,6 +152,8 @@ def open_raw(
     path, names, options = _readers(path, modality)
     if names == ("read_raw_gdf",):
         _check_gdf(path)
+    if names == ("read_raw_fif",):
+        check_fif(path)
     if names == ("read_raw_eeglab",):
         _check_eeglab(path)
     errors = []
@@ -196,14 +201,62 @@ def _readers(path: Path, modality: str | None) -> tuple[Path, tuple[str, ...], t
 
 def _open(path: Path, reader: str, options: Iterable[tuple[str, object]], verbose: str = "error") -> mne.io.BaseRaw:
     import mne
+
+    with _misread(f"{path} cannot be read by mne.io.{reader}", "expected a whole file of that format"):
+        return getattr(mne.io, reader)(str(path), preload=False, verbose=verbose, **dict(options))
+
+
+@contextmanager
+def _misread(said: str, expected: str) -> Iterator[None]:
+    """Turn what MNE and the libraries under it raise on bad files into ValueError; MNE's own is often `Exception`."""
     from scipy.io.matlab import MatReadError
 
     try:
-        return getattr(mne.io, reader)(str(path), preload=False, verbose=verbose, **dict(options))
-    except (*MISREAD, MatReadError) as error:
-        raise ValueError(
-            f"{path} cannot be read by mne.io.{reader} ({_line(error)}); expected a whole file of that format"
-        ) from error
+        yield
+    except BaseException as error:
+        if type(error) is Exception or isinstance(error, (*MISREAD, MatReadError)):
+            raise ValueError(f"{said} ({_line(error)}); {expected}") from error
+        raise
+
+
+def check_fif(path: Path) -> None:
+    """See that the tags of a FIF file follow each other to the last one; MNE stops at a gap and takes what was before.
+
+    Raises:
+        ValueError: for a file that is cut short, or has something else in the place of a tag.
+    """
+    at, type_, size = 0, 0, 0
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        try:
+            while at >= 0:
+                file.seek(at)
+                kind, type_, size, after = struct.unpack(">4i", file.read(16))
+                end = at + 16 + size
+                if kind <= 0 or size < 0 or (after > 0 and after <= at):
+                    raise ValueError(f"no tag at byte {at}")
+                _check_matrix(file, type_, size, end)
+                at = after or end
+            file.seek(end - 1)
+            if not file.read(1):
+                raise EOFError(f"the last tag ends at byte {end}")
+            while path.suffix == ".gz" and file.read(1 << 20):
+                pass  # the checksum stands at the end
+        except (ValueError, OSError, EOFError, struct.error, zlib.error) as error:
+            raise ValueError(f"{path} is no whole FIF file ({_line(error)}); it is damaged, get it again") from error
+
+
+def _check_matrix(file: IO[bytes] | gzip.GzipFile, type_: int, size: int, end: int) -> None:
+    """See that a dense matrix is not larger than its tag."""
+    if type_ >> 16 != 0x4000 or size < 8:
+        return
+    file.seek(end - 4)
+    count = struct.unpack(">i", file.read(4))[0]
+    if not 1 <= count <= 3 or size < 4 * (count + 1):
+        raise ValueError(f"a matrix of {count} dimensions")
+    file.seek(end - 4 * (count + 1))
+    shape = struct.unpack(f">{count}i", file.read(4 * count))
+    if min(shape) < 0 or math.prod(shape) * FIF_WIDTHS.get(type_ & 0xFFFF, 1) > size:
+        raise ValueError(f"a matrix of {shape} in {size} bytes")
 
 
 def _check_eeglab(path: Path) -> None:

@@ -20,6 +20,7 @@ from brainfm.readers.bold import (
     LONGEST_TR_S,
     SLAB,
     Regions,
+    extensions,
     means,
     only_fmri,
     recording,
@@ -201,6 +202,30 @@ def _joined(parts: list[Regions], sides: list[str]) -> Regions:
     return Regions(label, name, left.area + right.area, position, left.dropped + right.dropped)
 
 
+def _check_cifti(path: Path) -> None:
+    """Look at the numbers in the XML of a CIFTI file: nibabel makes lists of as many things as they say.
+
+    Raises:
+        ValueError: for a map of a dimension that there is not, or more vertices than the file has bytes for.
+    """
+    size = path.stat().st_size
+
+    def element(name: str, attributes: dict[str, str]) -> None:
+        dimensions = attributes.get("AppliesToMatrixDimension", "0").split(",")
+        if any(int(d) not in (0, 1) for d in dimensions):
+            raise ValueError(f"a map of dimension {','.join(dimensions)[:40]}")
+        for key in ("IndexCount", "IndexOffset"):
+            if not 0 <= int(attributes.get(key, "0")) <= size:
+                raise ValueError(f"{name} has {key} {attributes[key][:40]}")
+
+    with path.open("rb") as file:
+        for extension in extensions(path, file):
+            if extension.lstrip().startswith(b"<"):
+                look = expat.ParserCreate()
+                look.StartElementHandler = element
+                look.Parse(extension.rstrip(b"\0"), True)
+
+
 def _cifti(path: Path) -> tuple[Any, list[Any]]:
     """A CIFTI-2 file through nibabel, and its two axes, after comparing its header with its size."""
     import nibabel
@@ -211,6 +236,7 @@ def _cifti(path: Path) -> tuple[Any, list[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the path of a CIFTI file")
     try:
+        _check_cifti(path)
         image: Any = nibabel.Cifti2Image.from_filename(path)
         maps = [image.header.get_index_map(i) for i in range(len(image.shape))]
         if any(abs(m.series_exponent or 0) > 12 or (m.number_of_series_points or 0) > 2**31 for m in maps):

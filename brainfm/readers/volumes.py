@@ -22,6 +22,7 @@ from brainfm.readers.bold import (
     SLAB,
     Regions,
     beside,
+    extensions,
     means,
     only_fmri,
     recording,
@@ -92,6 +93,8 @@ def opened(path: Path) -> Iterator[Volumes]:
     )  # fmt: skip
     with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
         try:
+            extensions(path, file)
+            file.seek(0)
             kind = type(nibabel.load(path))
             if not issubclass(kind, nibabel.Nifti1Image):
                 raise ValueError(f"it is {kind.__name__}; expected one NIfTI file")

@@ -25,8 +25,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainfm.shards import read, schema
-from brainfm.shards.read import Corpus, Stored, Windows
+from brainfm.shards import schema
+from brainfm.shards.read import Corpus, Windows, read_split
+from brainfm.shards.stored import MEND as SHARD_MEND
+from brainfm.shards.stored import Stored, facts, naming
 from brainfm.shards.write import part_of
 
 SCHEMA = "brainfm-codes"
@@ -156,7 +158,7 @@ def write_codes(path: Path, recordings: Iterable[Coded], tokenizer: Tokenizer) -
         raise ValueError(f"{tokenizer.name}: codebooks of {tokenizer.codes_per_depth} codes; a shard holds up to 65536")
     source = sources.pop()
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = schema.read_header(source, schema.SCHEMA, schema.VERSION, read.MEND)
+    old = schema.read_header(source, schema.SCHEMA, schema.VERSION, SHARD_MEND)
     header = {
         **old, "tokenizer": tokenizer.name, "tokenizer_hash": tokenizer.hash, "patch": tokenizer.patch,
         "codes_per_depth": tokenizer.codes_per_depth, "window_s": tokenizer.window_s,
@@ -218,11 +220,11 @@ def open_codes(path: str | Path) -> CodeCorpus:
 
 
 def _headers(path: Path) -> list[StoredCodes]:
-    header, split = schema.read_header(path, SCHEMA, VERSION, MEND), read.read_split(path.parent)
+    header, split = schema.read_header(path, SCHEMA, VERSION, MEND), read_split(path.parent)
     found = []
     for name, entry in header["recordings"].items():
-        about = read.facts(path, header, name, split)
-        with read.naming(path, name):
+        about = facts(path, header, name, split)
+        with naming(path, name):
             codes, start, patch = about["arrays"]["codes"], about["arrays"]["start"], header["patch"]
             starts = np.array(start.of(path))
             if hashlib.sha256(starts.tobytes()).hexdigest() != start.sha256:

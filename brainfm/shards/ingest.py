@@ -30,7 +30,8 @@ from brainfm import splits
 from brainfm.checksums import sha256
 from brainfm.recording import Recording
 from brainfm.shards import schema
-from brainfm.shards.read import MEND, open_shards
+from brainfm.shards.read import open_shards
+from brainfm.shards.stored import MEND
 from brainfm.shards.write import join_shards, write_shard
 
 #: What a reader may raise for a bad file. Anything else is a mistake of ours and stops the run.

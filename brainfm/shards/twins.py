@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from brainfm.shards import schema
-from brainfm.shards.read import Corpus, Stored, rate
+from brainfm.shards.read import Corpus
+from brainfm.shards.stored import Stored, rate
 
 Intervals = dict[str, list[list[float]]]
 #: Group → variant → recordings, sorted; see `Twin`.

@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import Dataset
 
 from brainfm.recording import KINDS, TYPICAL, Channels
-from brainfm.shards.read import Corpus, Stored, Windows, rate
+from brainfm.shards.read import Corpus, Windows
+from brainfm.shards.stored import Stored, rate
 from brainfm.tokens import Facts, TokenBatch
 
 

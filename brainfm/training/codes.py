@@ -17,7 +17,8 @@ from brainfm.codebooks.braintokenizer import BrainTokenizer
 from brainfm.codebooks.residual import perplexity_of_counts
 from brainfm.recording import KINDS
 from brainfm.shards.codes import Coded, StoredCodes, Tokenizer, is_current, open_codes, write_codes
-from brainfm.shards.read import Corpus, Stored, Windows
+from brainfm.shards.read import Corpus, Windows
+from brainfm.shards.stored import Stored
 from brainfm.tokens import TokenBatch
 from brainfm.training.batches import Batcher
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from brainfm import catalog, config
 from brainfm.shards.codes import CodeCorpus, open_codes
-from brainfm.shards.read import Corpus, Windows, open_shards, rate
+from brainfm.shards.read import Corpus, Windows, open_shards
+from brainfm.shards.stored import rate
 from brainfm.training import augment, checkpoint
 from brainfm.training.batches import WindowDataset, facts_of
 from brainfm.training.checkpoint import Pretrained

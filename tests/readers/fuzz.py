@@ -104,7 +104,8 @@ def _observe_shard(case, folder: Path) -> dict[str, str]:
         if case.form == "codes":
             parts[f"{stored.id} codes"] = stored.all_codes()
             continue
-        parts[f"{stored.id} notes"] = [stored.provenance(), [vars(n) for n in stored.channel_log()], stored.truth("connectivity")]
+        truth = [stored.truth(k.removeprefix("truth/")) for k in stored.arrays if k.startswith("truth/")]
+        parts[f"{stored.id} notes"] = [stored.provenance(), [vars(n) for n in stored.channel_log()], truth]
         normal = stored.normaliser()
         parts[f"{stored.id} normaliser"] = list(vars(normal).values()) if normal else None
         parts[f"{stored.id} aligned"] = [list(vars(stored.aligned(k)).values()) for k in stored.aligned_names]

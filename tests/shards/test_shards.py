@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from brainfm.recording import KINDS, Channels, Events, Recording, Series
 from brainfm.shards import schema
-from brainfm.shards.read import Stored, Windows, open_shards, rate
+from brainfm.shards.read import Windows, open_shards
+from brainfm.shards.stored import Stored, rate
 from brainfm.shards.write import write_shard
 
 CARD = {"licence": "CC0-1.0", "citation": "nobody"}
