@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -32,35 +34,41 @@ def open_hdf5(path: Path) -> h5py.File:
 
 
 def _refuse_external(path: Path, file: h5py.File) -> None:
-    """Walk every group once (hard links may form circles) without following a link out of the file."""
-    seen, left = {h5py.h5o.get_info(file.id).addr}, [file]
+    for where, item in objects(file):
+        if isinstance(item, h5py.ExternalLink):
+            raise HostileFile(
+                f"{path}: {where} is a link to another file ({item.filename}); links out are not followed"
+            )
+        if not isinstance(item, h5py.Dataset):
+            continue
+        if item.external or item.is_virtual:
+            raise HostileFile(f"{path}: the data of {where} lie in another file; only data inside the file are read")
+        if _empty_chunks(item) > MOST_EMPTY_CHUNKS:
+            raise HostileFile(
+                f"{path}: {where} announces {item.shape} values, more than its {item.id.get_storage_size()} bytes can "
+                "hold: most of its chunks were never written; write it again without them"
+            )
+
+
+def objects(file: h5py.File) -> Iterator[tuple[str, Any]]:
+    """Path and object of everything in a file, the content of each group once: hard links may form circles.
+
+    A link to another file comes as that link and is not followed; links to other places of the file are left out.
+    """
+    seen, left = {h5py.h5o.get_info(file.id).addr}, [("", file)]
     while left:
-        group = left.pop()
+        above, group = left.pop()
         for name in group:
             link = group.get(name, getlink=True)
-            where = f"{group.name.rstrip('/')}/{name}"
-            if isinstance(link, h5py.ExternalLink):
-                raise HostileFile(
-                    f"{path}: {where} is a link to another file ({link.filename}); links out are not followed"
-                )
             if isinstance(link, h5py.SoftLink):
                 continue
-            item = group[name]
-            if isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise HostileFile(
-                        f"{path}: the data of {where} lie in another file; only data inside the file are read"
-                    )
-                if _empty_chunks(item) > MOST_EMPTY_CHUNKS:
-                    raise HostileFile(
-                        f"{path}: {where} announces {item.shape} values, more than its {item.id.get_storage_size()} "
-                        "bytes can hold: most of its chunks were never written; write it again without them"
-                    )
-            elif isinstance(item, h5py.Group):
+            item = link if isinstance(link, h5py.ExternalLink) else group[name]
+            yield f"{above}/{name}", item
+            if isinstance(item, h5py.Group):
                 address = h5py.h5o.get_info(item.id).addr
                 if address not in seen:
                     seen.add(address)
-                    left.append(item)
+                    left.append((f"{above}/{name}", item))
 
 
 def plausible(path: Path, data: h5py.Dataset) -> None:

@@ -52,7 +52,7 @@ def cleaned(item: Item, given: dict[str, float | None], steps: list[Any] | None 
 
 def _clean(recording: Recording, given: dict[str, float | None], steps: list[Any] | None) -> Recording:
     if recording.modality in DEFAULTS:
-        units.plausible(recording)
+        units.plausible(recording, blocks=10)
         if "notch_hz" not in given and recording.provenance.get("power_line_hz"):
             given = {**given, "notch_hz": recording.provenance["power_line_hz"]}  # a BIDS sidecar says it
         return cleaning.clean(recording, steps_of(recording.modality, given) if steps is None else steps)

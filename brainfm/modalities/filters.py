@@ -173,7 +173,8 @@ class Filtered:
     def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
         rows, columns = key
         start, stop, _ = columns.indices(self.samples)
-        out = np.zeros((len(self.source), max(0, stop - start)), self.dtype)
+        whole = any(first <= start and stop <= last for _, _, first, last in self.pieces)
+        out = (np.empty if whole else np.zeros)((len(self.source), max(0, stop - start)), self.dtype)
         for piece in self.pieces:
             low, high = max(start, piece[2]), min(stop, piece[3])
             if low < high:
@@ -198,10 +199,9 @@ class Filtered:
         hop = (length - 2 * margin) // down * up
         for at in range(begin, first + out.shape[1], hop):
             source = at // up * down - margin
-            block = self._apply(self._padded(piece[0], piece[1], source, source + length))
             low, high = max(at, first), min(at + hop, first + out.shape[1])
-            lead = margin // down * up
-            out[:, low - first : high - first] = block[:, lead + low - at : lead + high - at]
+            block = self._padded(piece[0], piece[1], source, source + length)
+            self._apply(block, margin // down * up + low - at, out[:, low - first : high - first])
 
     def _padded(self, start: int, stop: int, low: int, high: int) -> np.ndarray:
         """Samples `low` to `high` counted from a segment's start, reflected oddly about its ends, then constant."""
@@ -225,32 +225,37 @@ class Filtered:
             out[:, n - low :] = 2 * taken[:, -1:] - taken[:, index]
         return out
 
-    def _apply(self, block: np.ndarray) -> np.ndarray:
-        """A block through the kernel and to the new rate; its offset goes beside the FFT, whose digits it would eat."""
-        up, down = self.kernel.ratio.numerator, self.kernel.ratio.denominator
+    def _apply(self, block: np.ndarray, lead: int, out: np.ndarray) -> None:
+        """A block through the kernel and to the new rate; `out` takes what comes `lead` samples after its start.
+
+        Where a channel lies far off zero, its offset goes beside the FFT, whose digits it would eat.
+        """
         length = block.shape[1]
-        out = np.empty((len(block), length // down * up), self.dtype)
-        spectrum = self._spectrum(length)
-        bins = min(length, out.shape[1]) // 2 + 1
-        gain, centred = self.kernel.taps.sum(), np.empty((ROWS, length), self.dtype)
+        samples = length // self.kernel.ratio.denominator * self.kernel.ratio.numerator
+        spectrum, gain = self._spectrum(length), self.kernel.taps.sum()
+        bins = min(length, samples) // 2 + 1
         for first in range(0, len(block), ROWS):
             rows = block[first : first + ROWS]
-            mean = rows[:, ::64].mean(axis=1, keepdims=True, dtype=np.float64).astype(rows.dtype)
-            bands = scipy.fft.rfft(np.subtract(rows, mean, out=centred[: len(rows)], casting="same_kind"), axis=1)
-            bands = bands[:, :bins]
-            bands *= spectrum[:bins]
-            part = scipy.fft.irfft(bands, out.shape[1], axis=1, overwrite_x=True)
-            np.add(part, mean * gain, out=out[first : first + ROWS], casting="same_kind")
-        return out
+            some = rows[:, ::64]
+            mean = some.mean(axis=1, keepdims=True, dtype=np.float64).astype(rows.dtype)
+            far = bool((np.abs(mean) > 2 * np.abs(some - mean).mean(axis=1, keepdims=True)).any())
+            rows = rows - mean if far else rows
+            bands = scipy.fft.rfft(rows.astype(self.dtype, copy=False), axis=1)[:, :bins]
+            bands.view(self.dtype)[...] *= spectrum[: 2 * bins]
+            part = scipy.fft.irfft(bands, samples, axis=1, overwrite_x=True)[:, lead : lead + out.shape[1]]
+            if far:
+                np.add(part, mean * gain, out=out[first : first + ROWS], casting="same_kind")
+            else:
+                out[first : first + ROWS] = part
 
     def _spectrum(self, length: int) -> np.ndarray:
-        """`(bin,)` the kernel's spectrum at a block's length, scaled for the change of rate."""
+        """`(2 * bin,)` the kernel's spectrum, which is real, at a block's length: each bin twice, for its two parts."""
         if length not in self._spectra:
             half, wide = self.kernel.half, np.zeros(length)
             wide[: half + 1] = self.kernel.taps[half:]
             wide[length - half :] = self.kernel.taps[:half]
-            spectrum = scipy.fft.rfft(wide) * float(self.kernel.ratio)
-            self._spectra[length] = spectrum.astype(np.complex64 if self.dtype == np.float32 else np.complex128)
+            spectrum = scipy.fft.rfft(wide).real * float(self.kernel.ratio)
+            self._spectra[length] = np.repeat(spectrum, 2).astype(self.dtype)
         return self._spectra[length]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainfm.hdf import HostileFile, open_hdf5, plausible
+from brainfm.hdf import HostileFile, objects, open_hdf5, plausible
 from brainfm.readers import matlab
 from brainfm.readers.bold import DENSEST, Regions, only_fmri, recording, seconds_per_volume
 from brainfm.readers.request import Request
@@ -143,13 +143,11 @@ def _hdf5(path: Path, wanted: str | None) -> tuple[np.ndarray, str]:
     import h5py
 
     with open_hdf5(path) as file:
-        arrays: dict[str, tuple[tuple[int, ...], bool]] = {}
-
-        def look(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset) and item.shape is not None:
-                arrays[name] = (item.shape, item.dtype.kind in "iuf" and "MATLAB_char" not in item.attrs)
-
-        file.visititems(look)
+        arrays = {
+            name[1:]: (item.shape, item.dtype.kind in "iuf" and "MATLAB_char" not in item.attrs)
+            for name, item in objects(file)
+            if isinstance(item, h5py.Dataset) and item.shape is not None
+        }
         name = _choose(path, arrays, wanted.strip("/") if wanted else None)
         if not file[name].id.get_storage_size():
             raise ValueError(f"{name} was never written")

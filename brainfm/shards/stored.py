@@ -263,7 +263,7 @@ def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str])
     arrays = {key: schema.array_of(said) for key, said in entry["arrays"].items()}
     segments = np.array(entry["segments"], np.int64).reshape(-1, 2)
     if "signal" in arrays:
-        _check_signal(entry, arrays["signal"], segments, count)
+        _check_signal(entry, arrays, segments, count)
     index = arrays.get("spikes/frame_index")
     if not 0 <= entry["duration"] < math.inf or (index and index.shape != (math.ceil(entry["duration"]) + 1,)):
         raise ValueError(f"a duration of {entry['duration']} s, and spikes of other {index and index.shape[0] - 1} s")
@@ -279,9 +279,14 @@ def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str])
     }  # fmt: skip
 
 
-def _check_signal(entry: dict[str, Any], signal: schema.Array, segments: np.ndarray, channels: int) -> None:
-    samples, sfreq = entry["samples"], entry["sfreq"]
+def _check_signal(entry: dict[str, Any], arrays: dict[str, schema.Array], segments: np.ndarray, channels: int) -> None:
+    samples, sfreq, signal = entry["samples"], entry["sfreq"], arrays["signal"]
     frames, rows, per_frame = signal.shape
+    beside = {"frame_hash": (frames, schema.HASH_BYTES)} | (
+        {"signal_scale": (frames, rows)} if signal.dtype == "int16" else {}
+    )
+    if wrong := [name for name, shape in beside.items() if arrays[name].shape != shape]:
+        raise ValueError(f"{wrong[0]} of shape {arrays[wrong[0]].shape} for frames {signal.shape}")
     if rows != channels or not samples <= frames * per_frame < samples + per_frame:
         raise ValueError(f"{samples} samples of {channels} channels announced, frames are {signal.shape}")
     if not 0 < sfreq < math.inf or schema.frame_samples(sfreq) != per_frame or signal.dtype not in DTYPES:

@@ -99,8 +99,10 @@ def _observe_shard(case, folder: Path) -> dict[str, str]:
     for stored in corpus.recordings:
         head = {k: v for k, v in vars(stored).items() if k not in ("path", "arrays", "recipe", "channels", "events")}
         parts[f"{stored.id} header"] = [
-            sorted((k, str(v)) for k, v in head.items()), list(vars(stored.channels).values()), list(vars(stored.events).values())
-        ]  # fmt: skip
+            sorted((k, str(v)) for k, v in head.items()),
+            list(vars(stored.channels).values()),
+            list(vars(stored.events).values()),
+        ]
         if case.form == "codes":
             parts[f"{stored.id} codes"] = stored.all_codes()
             continue
@@ -185,8 +187,9 @@ def _swap(case, cases: list, folder: Path, path: Path, rng) -> tuple[str, bool]:
     return f"swapped for {source} ({other.format})", False
 
 
-def judge(case, name: str, said: str, noticed: bool, whole: dict[str, str], outcome: dict[str, str] | Exception, names) -> tuple[str, str]:
-    """Outcome of a mutant and its reason."""
+def judge(case, damage: tuple[str, str, bool], whole: dict[str, str], outcome, names: list[str]) -> tuple[str, str]:
+    """Outcome of a mutant and its reason, from what `mutate` did and what `observe` gave or raised."""
+    name, said, noticed = damage
     if isinstance(outcome, Exception):
         chain: BaseException | None = outcome
         while chain is not None:
@@ -237,7 +240,9 @@ def worker(folder: Path, seed: int, first: int, last: int, only: str) -> None:
         name, said, noticed = mutate(case, cases, copy, rng)
         names = sorted({*(p.name for p in case.folder.iterdir()), case.main})
         largest = max((p.stat().st_size for p in copy.iterdir()), default=0)
-        out.write(json.dumps({"start": number, "format": case.format, "main": case.main, "file": name, "what": said}) + "\n")
+        out.write(
+            json.dumps({"start": number, "format": case.format, "main": case.main, "file": name, "what": said}) + "\n"
+        )
         before, began = _peak(reset=True), time.monotonic()
         outcome: dict[str, str] | Exception
         try:
@@ -245,7 +250,7 @@ def worker(folder: Path, seed: int, first: int, last: int, only: str) -> None:
         except Exception as error:
             outcome = error
         seconds, grown = time.monotonic() - began, _peak() - before
-        verdict, why = judge(case, name, said, noticed, whole[cases.index(case)], outcome, names)
+        verdict, why = judge(case, (name, said, noticed), whole[cases.index(case)], outcome, names)
         if grown > EXPLOSION_MB and largest < 3e6:
             verdict, why = "failure", f"{grown:.0f} MB for a file of {largest} bytes ({why})"
         del outcome
@@ -263,9 +268,9 @@ def _peak(reset: bool = False) -> float:
 
 def _forget() -> None:
     """Close the files that the readers keep open."""
-    from brainfm.shards import read, schema
+    from brainfm.shards import schema, stored
 
-    read._kept_header.cache_clear()
+    stored._kept_header.cache_clear()
     schema._map.cache_clear()
     gc.collect()
 
@@ -284,9 +289,21 @@ def run(mutants: int, seed: int, only: str = "", first: int = 0) -> list[dict]:
 
 def _batch(folder: Path, seed: int, first: int, last: int, only: str) -> Iterator[dict]:
     """Mutants that one worker comes to; the last of them failed where it died or hung."""
-    words = ["--worker", str(folder), "--seed", str(seed), "--first", str(first), "--mutants", str(last), "--only", only]
+    words = [
+        "--worker",
+        str(folder),
+        "--seed",
+        str(seed),
+        "--first",
+        str(first),
+        "--mutants",
+        str(last),
+        "--only",
+        only,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    process = subprocess.Popen([sys.executable, str(HERE / "fuzz.py"), *words], stdout=subprocess.PIPE, env=env)
+    command = [sys.executable, str(HERE / "fuzz.py"), *words, "--only", only]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
     at: dict = {}
     try:
         for line in _lines(process, SECONDS):

@@ -120,10 +120,10 @@ def text_field(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
 def vhdr_field(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
     """A line of a BrainVision header with another value."""
     values = {
-        "NumberOfChannels": WORDS, "SamplingInterval": WORDS, "DataFile": ("../a.eeg", "/etc/passwd", "", ".", "x" * 300),
-        "MarkerFile": ("../a.vmrk", "/etc/passwd", "missing.vmrk", "."), "BinaryFormat": ("INT_32", "IEEE_FLOAT_32", "x"),
+        "NumberOfChannels": WORDS, "SamplingInterval": WORDS, "DataPoints": WORDS,
+        "DataFile": ("../a.eeg", "/etc/passwd", "", ".", "x" * 300), "BinaryFormat": ("INT_32", "IEEE_FLOAT_32", "x"),
+        "MarkerFile": ("../a.vmrk", "/etc/passwd", "missing.vmrk", "."),
         "DataOrientation": ("VECTORIZED", "MULTIPLEXED", "x"), "Ch1": ("A,,0,µV", "A,,nan,µV", "A,,1e99,V", "A", ""),
-        "DataPoints": WORDS,
     }  # fmt: skip
     key = str(rng.choice(list(values)))
     word = str(rng.choice(values[key]))
@@ -242,7 +242,7 @@ ALWAYS: tuple[Damage, ...] = (cut, cut, flip, flip, flip_head, flip_head, blank,
 #: Layout → further damages, besides those that every file gets.
 FORMS: dict[str, tuple[Damage, ...]] = {
     "edf": (edf_field,) * 8, "vhdr": (vhdr_field,) * 8 + (text_field,) * 3, "vmrk": (text_field,) * 4,
-    "csv": (text_field,) * 6, "json": (text_field,) * 4, "xml": (text_field,) * 6, "mat": (limit, inside, inside, inside),
-    "fif": (limit,) * 6, "nii": (limit, limit, inside, inside, inside), "npy": (header_text,) * 3, "npz": (header_text, limit),
-    "hdf": (limit,), "shard": (limit,), "codes": (limit,),
+    "csv": (text_field,) * 6, "json": (text_field,) * 4, "xml": (text_field,) * 6, "fif": (limit,) * 6,
+    "mat": (limit, inside, inside, inside), "nii": (limit, limit, inside, inside, inside),
+    "npy": (header_text,) * 3, "npz": (header_text, limit), "hdf": (limit,), "shard": (limit,), "codes": (limit,),
 }  # fmt: skip
