@@ -5,6 +5,8 @@ The only place where numpy data becomes tensors.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,7 +100,7 @@ class Batcher:
         is scaled there while it is still in the processor's cache.
         """
         channels, patches = max(map(len, tables)), -(-int(samples.max()) // self.patch)
-        into = np.empty((len(tables), channels, patches * self.patch), np.float32)
+        into = _memory(len(tables), channels, patches * self.patch)
         montages, which = _montages_of(tables)
         rows, length = [len(table) for table in tables], samples.tolist()
         for i, (number, n) in enumerate(zip(rows, length, strict=True)):
@@ -173,6 +175,33 @@ class _Montage:
         self.place = torch.from_numpy(table.position.astype(np.float32))
         self.orientation = torch.from_numpy(table.orientation.astype(np.float32))
         self.kind = torch.tensor([KINDS.index(k) for k in table.kind])
+
+
+#: Memory of the latest batches, each used again once no tensor refers to it any more.
+_buffers: list[np.ndarray] = []
+#: How many of them are kept: those of the step, of the next one, and of one that somebody holds.
+BUFFERS = 3
+
+
+def _references(number: int) -> int:
+    return sys.getrefcount(_buffers[number])
+
+
+def _memory(*shape: int) -> np.ndarray:
+    """Uninitialised float32 of this shape. Fresh pages cost as much as the copy into them, so old ones are used again."""
+    size = math.prod(shape)
+    for number in range(len(_buffers)):
+        if size <= _buffers[number].size <= 2 * size and _references(number) == _UNUSED:
+            return _buffers[number][:size].reshape(shape)
+    _buffers.append(np.empty(size, np.float32))
+    del _buffers[:-BUFFERS]
+    return _buffers[-1].reshape(shape)
+
+
+_buffers.append(np.empty(0, np.float32))
+#: References to a buffer that nobody uses, as this interpreter counts them.
+_UNUSED = _references(0)
+_buffers.clear()
 
 
 @lru_cache(64)

@@ -112,3 +112,22 @@ def test_a_montage_that_changed_is_seen(tmp_path: Path) -> None:
     found.recordings[0].channels.bad[1] = True
     assert not Batcher(patch=100)(windows).signal()[0, 1].any()
     assert torch.equal(Batcher(patch=100)(windows).kind[0], torch.zeros(2, dtype=torch.int64))
+
+
+def test_memory_is_used_again_but_never_under_a_batch_that_somebody_holds(tmp_path: Path) -> None:
+    found, batcher = corpus(tmp_path, made("1", ["eeg"] * 4)), Batcher(patch=10)
+    whole = found.recordings[0].signal(0, 1000) / TYPICAL["eeg"]
+    held = []
+    for start in range(0, 700, 10):
+        batch = batcher(rows(found, (0, start, 300)))
+        if start % 30 == 0:
+            held.append((start, batch.signal()[0, 1:3, 50:]))  # a view of a part holds the whole
+        if start % 50 == 0:
+            held.append((start, batch.values.numpy().reshape(4, 300)[1:3, 50:]))
+        del batch
+    for start, part in held:
+        np.testing.assert_allclose(part, whole[1:3, start + 50 : start + 300], rtol=1e-6)
+    places = set()
+    for start in range(0, 500, 10):
+        places.add(batcher(rows(found, (0, start, 300))).values.data_ptr())
+    assert len(places) <= 3
