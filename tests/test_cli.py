@@ -256,3 +256,89 @@ def test_info_of_json_that_is_no_result(run, tmp_path: Path, text: str) -> None:
     status, _, err = run("info", str(tmp_path / "other.json"))
     assert status == 2
     assert "other.json" in err
+
+
+NAMES = ["EEG Fp1", "EEG F3", "EEG C3", "EEG P3", "EEG O1", "EEG T3", "ECG ECG"]
+
+
+@pytest.fixture
+def edf_folder(tmp_path: Path) -> Path:
+    """Three people of two runs each, as EDF."""
+    edfio = pytest.importorskip("edfio")
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for person in range(3):
+        for session in ("rest", "task"):
+            rng = np.random.default_rng(person)
+            common = rng.normal(size=8000)
+            edfio.Edf([
+                edfio.EdfSignal(
+                    20 * (common + rng.normal(size=8000)), 200, label=name, physical_dimension="uV",
+                    physical_range=(-400, 400),
+                )
+                for name in NAMES
+            ]).write(folder / f"Subject{person}_{session}.edf")  # fmt: skip
+    return folder
+
+
+WORDS = ("--subject", "Subject{subject}_{session}", "--jobs", "1", "--test-subjects", "1")
+
+
+def test_a_folder_of_recordings_needs_no_python(run, edf_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, said, _ = run("ingest", str(edf_folder), "--out", str(out), *WORDS, "--notch-hz", "50")
+    assert status == 0
+    assert "6 recordings of 3 people" in said
+    assert "6 recordings written, 0 kept, 0 failed" in said
+    assert (
+        "0 recordings written, 6 kept"
+        in run("ingest", str(edf_folder), "--out", str(out), *WORDS, "--notch-hz", "50")[1]
+    )
+    status, said, _ = run("info", str(out / "sub-0.h5"))
+    assert status == 0
+    for word in ("T7", "heart, by its name", '"notch"', "from colin27_1005", "a sample depends on"):
+        assert word in said, word
+    assert run("check", str(out), "--deep")[0] == 0
+    sides = json.loads((out / "split.json").read_text())["recordings"]
+    assert {k.split("/")[1] for k, side in sides.items() if side == "test"} < {"0", "1", "2"}
+
+
+def test_a_bad_file_of_a_folder_is_named_and_the_others_are_there(run, edf_folder: Path, tmp_path: Path) -> None:
+    out, bad = tmp_path / "out", edf_folder / "Subject1_task.edf"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    status, said, err = run("ingest", str(edf_folder), "--out", str(out), *WORDS)
+    assert status == 1
+    assert "5 recordings written, 0 kept, 1 failed" in said
+    assert "1/task/" in err
+    assert "Subject1_task.edf has" in err
+    bad.write_bytes(whole)
+    assert "1 recordings written, 5 kept, 0 failed" in run("ingest", str(edf_folder), "--out", str(out), *WORDS)[1]
+
+
+def test_a_unit_that_cannot_be_is_refused_with_the_factor(run, edf_folder: Path, tmp_path: Path) -> None:
+    status, _, err = run("ingest", str(edf_folder), "--out", str(tmp_path / "out"), *WORDS, "--unit", "V")
+    assert status == 1
+    assert "microvolt" in err
+    assert "1e-06" in err or "1e-6" in err
+
+
+def test_declared_steps(run, edf_folder: Path, tmp_path: Path) -> None:
+    steps = tmp_path / "steps.yaml"
+    steps.write_text("steps:\n  - highpass: {edge_hz: 1}\n  - resample: {sfreq_hz: 100}\n  - scale: {per: kind}\n")
+    out = tmp_path / "out"
+    assert run("ingest", str(edf_folder), "--out", str(out), *WORDS, "--steps", str(steps), "--dtype", "int16")[0] == 0
+    said = run("info", str(out / "sub-0.h5"))[1]
+    assert "stored as int16; normaliser: median and interquartile range / 1.349, per kind" in said
+    steps.write_text("steps:\n  - highpas: {edge_hz: 1}\n")
+    status, _, err = run("ingest", str(edf_folder), "--out", str(out), *WORDS, "--steps", str(steps))
+    assert status == 2
+    assert "unknown cleaning step 'highpas'" in err
+    steps.write_text("steps: !!python/object/apply:os.system [touch x]\n")
+    assert run("ingest", str(edf_folder), "--out", str(out), *WORDS, "--steps", str(steps))[0] == 2
+
+
+def test_a_path_that_is_not_there(run, project: Path) -> None:
+    status, _, err = run("ingest", "no/such/folder")
+    assert status == 2
+    assert "no/such/folder" in err

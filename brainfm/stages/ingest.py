@@ -81,8 +81,11 @@ def run_path(
     from brainfm.modalities import cleaning
     from brainfm.readers import collection
 
-    declared = config.read(steps)["steps"] if steps else None
-    if declared is not None:
+    declared = None
+    if steps:
+        said_steps = config.read(steps)
+        config.check_blocks(said_steps, ("steps",), str(steps))
+        declared = said_steps.get("steps") or []
         cleaning.check(declared)
     found = collection.find(path, **said)
     people = {item.key.split("/")[0] for item in found.items}
