@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,10 @@ def open_hdf5(path: Path) -> h5py.File:
         HostileFile: for an external link, external storage or a virtual dataset, or one of countless empty chunks.
         OSError: where it is no whole HDF5 file.
     """
-    file = h5py.File(path, "r")
-    try:
+    with ExitStack() as stack:
+        file = stack.enter_context(h5py.File(path, "r"))
         _refuse_external(path, file)
-    except BaseException:
-        file.close()
-        raise
+        stack.pop_all()  # it stays open, and its reader closes it
     return file
 
 
