@@ -33,11 +33,12 @@ repro: install  ## run the pipeline; WIRING=eegmat for the real cross-subject ta
 	$(BIN)/dvc repro report@$(WIRING)
 	@$(BIN)/brainfm info data/results/report/$(WIRING).html
 
+# a process per core, and one thread in each
 test: install  ## the quick tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
 
 slow: install  ## the slow tests
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto --maxprocesses 4
 
 lint: install  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

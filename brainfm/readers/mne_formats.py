@@ -20,7 +20,7 @@ from xml.etree.ElementTree import ParseError
 import h5py
 import numpy as np
 
-from brainfm.hdf import open_hdf5
+from brainfm.hdf import check_heaps, open_hdf5
 from brainfm.modalities import units
 from brainfm.readers import matlab
 from brainfm.readers.electrophysiology import assemble, good_segments, span, table, triggers
@@ -169,6 +169,11 @@ def open_raw(
         for file in raw.filenames:
             if file is not None and os.path.commonpath([home, os.path.abspath(file)]) != home:
                 raise ValueError(f"{path} takes its data from {file}; expected a file inside {home}: move it there")
+            size = 4 * raw.n_times * len(raw.ch_names)
+            if file is not None and Path(file).suffix.lower() == ".fdt" and Path(file).stat().st_size != size:
+                raise ValueError(
+                    f"{file} has {Path(file).stat().st_size} bytes; {path.name} announces {size}: get both again"
+                )
         said = sorted({_line(w.message) for w in caught})
         broken = [x for x in said if re.search("invalid tag|truncat|corrupt", x, re.IGNORECASE)]
         if broken or raw.n_times < 1:
@@ -262,6 +267,7 @@ def _check_matrix(file: IO[bytes] | gzip.GzipFile, type_: int, size: int, end: i
 def _check_eeglab(path: Path) -> None:
     """See that a MATLAB file is sound before scipy, which can crash on a damaged one, reads it under MNE."""
     if h5py.is_hdf5(path):
+        check_heaps(path)
         open_hdf5(path).close()
         return
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainfm.hdf import HostileFile, open_hdf5
+from brainfm.hdf import HostileFile, check_heaps, open_hdf5
 from brainfm.readers.clocks import pool, regular
 from brainfm.readers.nwb_parts import (
     Clock,
@@ -58,6 +58,7 @@ def read(path: Path, request: Request, *, trial_label: str | None = None) -> Rec
     path = Path(path)
     mend = "fetch it again, or look at it with pynwb.validate"
     try:
+        check_heaps(path)
         file = open_hdf5(path)
     except (FileNotFoundError, HostileFile):
         raise

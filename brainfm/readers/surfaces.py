@@ -33,6 +33,8 @@ from brainfm.recording import ChannelNote, Recording
 SIDES = (("hemi-L", "hemi-R"), (".L.", ".R."), ("lh.", "rh."))
 #: Labels that stand for no region.
 NOWHERE = ("???", "unknown", "medial_wall", "medial wall", "freesurfer_defined_medial_wall")
+#: No array of GIFTI has more.
+MOST_DIMENSIONS = 6
 MEND = "copy or make it again"
 
 
@@ -86,6 +88,8 @@ def _gifti(path: Path) -> Any:
             arrays[1] = int(attributes.get("NumberOfDataArrays", "-1"))
         if name == "DataArray":
             arrays[0] += 1
+            if int(attributes.get("Dimensionality", "1")) > MOST_DIMENSIONS:  # nibabel counts up to it
+                raise ValueError(f"an array of {attributes['Dimensionality'][:40]} dimensions")
             if attributes.get("Encoding") == "ExternalFileBinary" or attributes.get("ExternalFileName"):
                 raise HostileFile(f"{path}: its data lie in another file; only data inside the file are read")
             announced += math.prod(int(v) for k, v in attributes.items() if k.startswith("Dim") and k[3:].isdecimal())

@@ -15,7 +15,7 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
-from brainfm.hdf import HostileFile, open_hdf5, plausible
+from brainfm.hdf import HostileFile, check_heaps, open_hdf5, plausible
 from brainfm.readers import matlab
 
 #: What numpy, scipy and h5py raise on files that are damaged.
@@ -46,6 +46,7 @@ def variables(path: Path) -> dict[str, Any]:
         if suffix in (".csv", ".tsv"):
             return _table(path, "," if suffix == ".csv" else "\t")
         if h5py.is_hdf5(path):
+            check_heaps(path)
             with open_hdf5(path) as file:
                 tops = {k: _from_hdf5(path, file, file[k], {}) for k in file if not k.startswith("#")}
         elif suffix == ".mat":

@@ -154,9 +154,9 @@ def finish(file: h5py.File, kind: str, version: int, header: dict[str, Any]) -> 
             said["offset"] = file[f"recordings/{name}/{array}"].id.get_offset()
         entry["checksum"] = checksum(entry)
     data = json.dumps(plain(header), sort_keys=True, ensure_ascii=False, allow_nan=False, default=str).encode()
-    file.attrs.update(schema=kind, schema_version=version)
+    file.attrs.update(schema=np.bytes_(kind), schema_version=version)
     made = file.create_dataset("header", data=np.frombuffer(data, np.uint8))
-    made.attrs["sha256"] = hashlib.sha256(data).hexdigest()
+    made.attrs["sha256"] = np.bytes_(hashlib.sha256(data).hexdigest())
 
 
 def plain(value: Any) -> Any:
@@ -189,9 +189,16 @@ def kind_of(path: Path) -> str:
     """What a file says that it is: the schema of shards, of code shards, or "" for neither."""
     try:
         with h5py.File(path, "r") as file:
-            return str(file.attrs.get("schema", ""))
+            return word(file, "schema")
     except OSError:  # what opens it in earnest says what is wrong
         return ""
+
+
+def word(item: h5py.HLObject, name: str) -> str:
+    """An attribute that is a word of fixed length; "" for another: HDF5 can hang on damaged words of any length."""
+    if name not in item.attrs or item.attrs.get_id(name).dtype.kind != "S":
+        return ""
+    return bytes(item.attrs[name]).decode("utf-8", "replace")
 
 
 def read_header(path: Path, kind: str, version: int, mend: str) -> dict[str, Any]:
@@ -202,12 +209,12 @@ def read_header(path: Path, kind: str, version: int, mend: str) -> dict[str, Any
     """
     try:
         with h5py.File(path, "r") as file:
-            head = file.attrs
-            if head.get("schema") != kind or head.get("schema_version") != version or "header" not in set(file):
-                found = f"schema {head.get('schema')!r} version {head.get('schema_version')}"
+            number = file.attrs.get("schema_version")
+            if word(file, "schema") != kind or number != version or "header" not in set(file):
+                found = f"schema {word(file, 'schema')!r} version {number}"
                 raise ShardError(f"{path} has {found}; this brainfm reads {kind!r} version {version}: {mend}")
             data = _bytes_of(path, own(file, "header"), mend)
-            if hashlib.sha256(data).hexdigest() != file["header"].attrs.get("sha256"):
+            if hashlib.sha256(data).hexdigest() != word(file["header"], "sha256"):
                 raise ShardError(f"{path}: the header is damaged; remove the file and {mend}")
             header = json.loads(data)
             _check_places(path, file, header, mend)

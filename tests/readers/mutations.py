@@ -234,7 +234,7 @@ def shard_header(path: Path, rng: np.random.Generator) -> str:
         data = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
         del file["header"]
         made = file.create_dataset("header", data=np.frombuffer(data, np.uint8))
-        made.attrs["sha256"] = hashlib.sha256(data).hexdigest()
+        made.attrs["sha256"] = np.bytes_(hashlib.sha256(data).hexdigest())
     return f"{said}, with the checksum of that"
 
 
