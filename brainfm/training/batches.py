@@ -188,7 +188,7 @@ def _references(number: int) -> int:
 
 
 def _memory(*shape: int) -> np.ndarray:
-    """Uninitialised float32 of this shape. Fresh pages cost as much as the copy into them, so old ones are used again."""
+    """Uninitialised float32 of this shape, in old pages where some are free: fresh ones cost as much as the copy."""
     size = math.prod(shape)
     for number in range(len(_buffers)):
         if size <= _buffers[number].size <= 2 * size and _references(number) == _UNUSED:
