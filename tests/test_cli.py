@@ -323,6 +323,16 @@ def test_a_unit_that_cannot_be_is_refused_with_the_factor(run, edf_folder: Path,
     assert "1e-06" in err or "1e-6" in err
 
 
+def test_shards_of_other_recordings_are_not_swept_away(run, edf_folder: Path, tmp_path: Path) -> None:
+    out, one = tmp_path / "out", edf_folder / "Subject0_rest.edf"
+    assert run("ingest", str(edf_folder), "--out", str(out), *WORDS)[0] == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    status, _, err = run("ingest", str(one), "--out", str(out), *WORDS[:4])
+    assert status == 2
+    assert "holds recordings/0/task/, which is not among" in err
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
 def test_declared_steps(run, edf_folder: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.yaml"
     steps.write_text("steps:\n  - highpass: {edge_hz: 1}\n  - resample: {sfreq_hz: 100}\n  - scale: {per: kind}\n")

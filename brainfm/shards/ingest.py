@@ -89,7 +89,7 @@ class Job:
 
 def ingest(
     units: Iterable[Unit], out: Path, card: dict, settings: object, split: dict[str, Any], *, jobs: int | None = None,
-    seed: int = 0, scheduler: str | None = None, dtype: str = "float32",
+    seed: int = 0, scheduler: str | None = None, dtype: str = "float32", whole: bool = True,
 ) -> Ingested:  # fmt: skip
     """Ingest every unit of a dataset into `out`, then decide the split.
 
@@ -101,9 +101,11 @@ def ingest(
         jobs: processes of this machine; one per core by default.
         scheduler: address of a Dask scheduler whose workers see the same folders; None for this machine.
         dtype: of the signals, as in `write_shard`.
+        whole: the units are all that there is, so that what else lies in `out` is of the past and is removed. Otherwise
+            it is somebody's, and the ingest is refused.
 
     Raises:
-        ValueError: where two units have one key.
+        ValueError: where two units have one key, or `out` holds recordings of others.
     """
     units = sorted(units, key=lambda u: u.key)
     if len({u.key for u in units}) < len(units):
@@ -111,6 +113,8 @@ def ingest(
         raise ValueError(f"two recordings have the key {twice!r}; give them different sessions or runs")
     done, recipes, todo = Ingested(), {}, []
     _clear_parts(out)
+    if not whole:
+        _refuse_others(units, out)
     have = {path.name: _recipes_of(path) for path in out.glob("sub-*.h5")}
     subjects: dict[str, list[Unit]] = {}
     for unit in units:
@@ -154,6 +158,19 @@ def _part(out: Path, key: str) -> Path:
     """Where a unit's own shard lies until its subject's is whole; the hash keeps keys apart that look alike on disk."""
     plain = "".join(c if c.isalnum() or c in "-." else "_" for c in key)
     return out / PARTS / f"{plain}.{hashlib.sha256(key.encode()).hexdigest()[:8]}.h5"
+
+
+def _refuse_others(units: list[Unit], out: Path) -> None:
+    """Raise ValueError where a shard in `out` holds a recording that is none of the units, and would be lost."""
+    known = {unit.key for unit in units}
+    for path in sorted(out.glob("sub-*.h5")):
+        header = {} if not _recipes_of(path) else schema.read_header(path, schema.SCHEMA, schema.VERSION, MEND)
+        for entry in header.get("recordings", {}).values():
+            if entry["id"].split("/", 1)[1] not in known:
+                raise ValueError(
+                    f"{path} holds {entry['id']}, which is not among the recordings to ingest; give another --out, "
+                    "ingest the folder that holds them all, or remove that shard"
+                )
 
 
 def _clear_parts(out: Path) -> None:

@@ -98,7 +98,16 @@ def run_path(
     units = [Unit(i.key, i.files, local_files.maker(i, given, declared), i.request) for i in found.items]
     out = out or Path("data/shards") / found.dataset
     done = ingest(
-        units, out, card, [given, declared, _code()], split, jobs=jobs, seed=seed, scheduler=scheduler, dtype=dtype
+        units,
+        out,
+        card,
+        [given, declared, _code()],
+        split,
+        jobs=jobs,
+        seed=seed,
+        scheduler=scheduler,
+        dtype=dtype,
+        whole=False,
     )
     return _said(found.dataset, done, out)
 

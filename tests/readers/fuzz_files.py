@@ -120,9 +120,7 @@ def _electrophysiology(make: Maker) -> None:
     info.set_montage("standard_1020", verbose="error")
     raw = mne.io.RawArray(values, info, verbose="error")
     raw.set_annotations(mne.Annotations([1.0, 3.0], [0.5, 0.0], ["BAD jump", "go"]))
-    folder = make.case(
-        "fif", "a_raw.fif", {}, "fif", redundant=("samples", "channels"), measured=("a_raw.fif",), weight=4
-    )
+    folder = make.case("fif", "a_raw.fif", {}, "fif", redundant=("samples",), measured=("a_raw.fif",), weight=4)
     raw.save(folder / "a_raw.fif", overwrite=True, verbose="error")
     place = np.array([[(n, x, 0.1, 0.2) for n, x in zip(names, (1.0, 2.0, 3.0, 4.0))]],
         dtype=[("labels", "O"), ("X", "O"), ("Y", "O"), ("Z", "O")])  # fmt: skip
