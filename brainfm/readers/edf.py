@@ -26,23 +26,8 @@ CHUNK = 1 << 22
 
 #: Dimensions that no potential has: their channels are not of the brain.
 OTHER = {
-    "%",
-    "bpm",
-    "degc",
-    "c",
-    "°c",
-    "mmhg",
-    "boolean",
-    "l/min",
-    "ohm",
-    "kohm",
-    "g",
-    "lux",
-    "deg",
-    "n/a",
-    "cm",
-    "rpm",
-}
+    "%", "bpm", "degc", "c", "°c", "mmhg", "boolean", "l/min", "ohm", "kohm", "g", "lux", "deg", "n/a", "cm", "rpm",
+}  # fmt: skip
 
 #: Begin of a label that says that an electrode is implanted.
 IMPLANTED = ("seeg", "ecog", "dbs")

@@ -269,7 +269,7 @@ def array_of(said: dict[str, Any]) -> Array:
         ValueError: for a place, a shape or a type that no array has.
     """
     offset, shape, dtype = said["offset"], tuple(said["shape"]), np.dtype(said["dtype"])
-    possible = all(isinstance(n, int) and n >= 0 for n in (*shape, offset or 0))
+    possible = isinstance(said["dtype"], str) and all(isinstance(n, int) and n >= 0 for n in (*shape, offset or 0))
     if not possible or dtype.kind not in DTYPES or (offset is None and math.prod(shape)):
         raise ValueError(f"an array of {shape} {dtype} at byte {offset}")
     return Array(offset, shape, said["dtype"], said["sha256"])

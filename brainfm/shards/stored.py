@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from brainfm.recording import ChannelNote, Channels, Events, Normaliser, Series
+from brainfm.recording import KINDS, ChannelNote, Channels, Events, Normaliser, Series
 from brainfm.shards import schema
 
 #: What mends a shard that cannot be used.
@@ -255,6 +255,11 @@ def naming(path: Path, name: str) -> Iterator[None]:
 def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str]) -> dict[str, Any]:
     entry = header["recordings"][name]
     table, happened, count = entry["channels"], entry["events"], len(entry["channels"]["name"])
+    columns = [table[k] for k in ("name", "kind", "unit", "area", "reference", "placed")]
+    if any(len(column) != count for column in columns) or not set(table["kind"]) <= set(KINDS):
+        raise ValueError(f"a table of {count} channels with a column of other length, or kinds that there are not")
+    if not all(isinstance(x, str) for column in (*columns, happened["label"], happened["stimulus"]) for x in column):
+        raise ValueError("a name, label or other word that is none")
     channels = Channels(**{
         **table, "position": schema.numbers(table["position"], count, 3), "bad": np.array(table["bad"], bool),
         "orientation": schema.numbers(table["orientation"], count, 3),
@@ -264,11 +269,16 @@ def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str])
     segments = np.array(entry["segments"], np.int64).reshape(-1, 2)
     if "signal" in arrays:
         _check_signal(entry, arrays, segments, count)
+    spikes = {key for key in arrays if key.startswith("spikes/")}
+    if len(spikes) not in (0, 3) or not (spikes or {"signal", "codes"} & set(arrays)):
+        raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}; expected a signal, codes or spikes")
+    if entry["sfreq"] and not {"signal", "codes"} & set(arrays):
+        raise ValueError(f"a sampling rate of {entry['sfreq']} Hz and no signal")
     index = arrays.get("spikes/frame_index")
     if not 0 <= entry["duration"] < math.inf or (index and index.shape != (math.ceil(entry["duration"]) + 1,)):
         raise ValueError(f"a duration of {entry['duration']} s, and spikes of other {index and index.shape[0] - 1} s")
-    if index and arrays["spikes/time"].shape != arrays["spikes/neuron"].shape:
-        raise ValueError("other spike times than neurons of spikes")
+    if index and (index.dtype != "int64" or arrays["spikes/time"].shape != arrays["spikes/neuron"].shape):
+        raise ValueError("other spike times than neurons of spikes, or an index of them that is none")
     return {
         "path": path, "group": name, "id": entry["id"], "session": entry["session"], "run": entry["run"],
         **{k: header[k] for k in ("dataset", "subject", "modality", "simulated")}, "device": entry["device"],
