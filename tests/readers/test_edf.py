@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FIXTURES = DATA / "reader-fixtures"
 REQUEST = Request("made_up", "s1")
 REAL = [FIXTURES / f"{x}.edf" for x in ("test", "duplicate_channel_labels", "test_uneven_samp")]
-REAL += [FIXTURES / "test.bdf", DATA / "eegmat/Subject00_1.edf", DATA / "eegmat/Subject07_2.edf"]
+REAL += [FIXTURES / "test.bdf", *sorted((DATA / "eegmat").glob("Subject*_*.edf"))[:3:2]]
 
 
 def tal(onset: float, *texts: str, duration: float | None = None) -> bytes:
