@@ -102,17 +102,22 @@ class Batcher:
         channels, patches = max(map(len, tables)), -(-int(samples.max()) // self.patch)
         into = _memory(len(tables), channels, patches * self.patch)
         montages, which = _montages_of(tables)
-        rows, length = [len(table) for table in tables], samples.tolist()
-        for i, (number, n) in enumerate(zip(rows, length, strict=True)):
+        rows, length = [len(montages[n].kind) for n in which], samples.tolist()
+        even = min(rows) == channels and min(length) == into.shape[2]  # then nothing is padded
+        for i, number in enumerate(which):
             window = into[i]
-            if number < channels or n < window.shape[1]:
-                window[number:] = 0
-                window[:, n:] = 0
-                window = window[:number, :n]
+            if not even:
+                window[rows[i] :] = 0
+                window[:, length[i] :] = 0
+                window = window[: rows[i], : length[i]]
             write(i, window)
-            window *= montages[which[i]].gain
-        held = np.arange(channels) < np.array(rows)[:, None], np.arange(patches) < (samples // self.patch)[:, None]
-        real = torch.from_numpy(held[0][:, :, None] & held[1][:, None]).flatten(1)
+            window *= montages[number].gain
+        if even:
+            real = torch.ones(len(tables), channels * patches, dtype=torch.bool)
+        else:
+            sensor = np.arange(channels) < np.array(rows)[:, None]
+            patch = np.arange(patches) < (samples // self.patch)[:, None]
+            real = torch.from_numpy(sensor[:, :, None] & patch[:, None]).flatten(1)
         values = torch.from_numpy(into)
         place, orientation, kind = _geometry(tables, channels)
         values = values.view(len(tables), channels * patches, self.patch)
