@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from brainfm.checksums import sha256
 from brainfm.hdf import HostileFile, check_heaps, open_hdf5
 from brainfm.readers.clocks import pool, regular
 from brainfm.readers.nwb_parts import (
@@ -27,7 +28,7 @@ from brainfm.readers.nwb_parts import (
     words,
 )  # fmt: skip
 from brainfm.readers.request import Request, require
-from brainfm.readers.variables import BROKEN, digest, whole
+from brainfm.readers.variables import BROKEN, whole
 from brainfm.recording import ChannelNote, Channels, Events, Recording, Series
 
 #: Columns of the trials table that are taken for the condition and for the stimulus, the first that is there.
@@ -74,7 +75,7 @@ def read(path: Path, request: Request, *, trial_label: str | None = None) -> Rec
                 raise
             why = str(error.args[-1] if error.args else "")[:300]  # the first argument of some is all of the file
             raise ValueError(f"{path} cannot be read as NWB ({type(error).__name__}: {why}); {mend}") from error
-    recording.provenance["files"] = {path.name: digest(path)}
+    recording.provenance["files"] = {path.name: sha256(path)}
     return recording
 
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from brainfm.checksums import sha256
 from brainfm.readers.clocks import pool, regular, snapped
 from brainfm.readers.request import Request
-from brainfm.readers.variables import digest, variables
+from brainfm.readers.variables import variables
 from brainfm.recording import ChannelNote, Channels, Recording, Series
 
 #: Names of variables, in lower case without "_", that hold spike times, and those that hold neuron numbers.
@@ -104,7 +105,7 @@ def read(path: Path, request: Request, *, groups: tuple[str, ...] = ("good",)) -
         recording.aligned["position"], how = _trodes_track(tracks[0], origin)
         recording.note("position", file=tracks[0].name, **how)
         files = [*files, tracks[0]]
-    recording.provenance["files"] = {p.name: digest(p) for p in files}
+    recording.provenance["files"] = {p.name: sha256(p) for p in files}
     if request.participant:
         recording.provenance["participant"] = dict(request.participant)
     return recording

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from brainfm.checksums import sha256
 from brainfm.modalities import calcium
 from brainfm.readers.request import Request
-from brainfm.readers.variables import digest, variables
+from brainfm.readers.variables import variables
 from brainfm.recording import ChannelNote, Channels, Events, Recording, Series
 
 #: The share of the surrounding neuropil's fluorescence that is taken from a ROI's.
@@ -69,7 +70,7 @@ def read(path: Path, request: Request, *, window_s: float = 60.0, percentile: fl
         recording.aligned["deconvolved"] = Series(np.asarray(arrays["spks"][kept]).T, float(request.sfreq_hz), "")
     if request.label:
         recording.events = Events(np.zeros(1), np.array([recording.duration]), [request.label])
-    recording.provenance["files"] = {f"{n}.npy": digest(folder / f"{n}.npy") for n in arrays}
+    recording.provenance["files"] = {f"{n}.npy": sha256(folder / f"{n}.npy") for n in arrays}
     if request.participant:
         recording.provenance["participant"] = dict(request.participant)
     recording.note("cells", of=shape[0], kept=len(roi), by="iscell.npy" if "iscell" in arrays else "all ROIs are kept")

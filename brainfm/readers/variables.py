@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 import struct
 import tokenize
@@ -135,9 +134,3 @@ def _flat(tops: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
     for name, value in tops.items():
         out += _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(before + name, value)]
     return out
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
