@@ -134,7 +134,7 @@ def test_hdf5_never_leads_out_of_the_file(whole: Path, tmp_path: Path, name: str
         return
     with pytest.raises(ValueError, match=path.name.replace(".", r"\.")) as caught:
         read(path)
-    assert "42" not in str(caught.value)
+    assert "42.0" not in str(caught.value)
     if name != "int16/sub-a.h5":
         with pytest.raises(HostileFile):
             open_hdf5(path)
