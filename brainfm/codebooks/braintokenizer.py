@@ -34,13 +34,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from brainfm.codebooks import seanet
-from brainfm.codebooks.residual import ResidualQuantiser, perplexity
+from brainfm.codebooks.residual import ResidualQuantiser, usage
 from brainfm.codebooks.sensors import Sensors, alive, standardise
+from brainfm.layers import draws
 from brainfm.layers.attention import masked_mean
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "Xiao et al. 2025, BrainOmni: A Brain Foundation Model for Unified EEG and MEG Signals, arXiv:2505.18185"
 FACTS = Facts(modality=("eeg", "meg"), kinds=("eeg", "grad", "mag"), sfreq=256.0, window_s=10.0, channels=306)
+#: Streams of `layers/draws.py`: noise on the encoder's input, and which rows start codes anew.
+NOISE, ROWS_DRAWN = 8, 9
 LOCAL = {"window_s": 1.0, "filters": 8, "ratios": (4, 4, 2), "dim": 64, "codes": 256, "lstm_layers": 1}
 SIZES = {
     "published": {"released": True},
@@ -180,15 +183,17 @@ class BrainTokenizer(nn.Module):
         key = self.key(z + sensors[:, :, None, None])
         return z, rearrange(key, "b c w t (h d) -> (b w t) h c d", h=self.heads)
 
-    def quantise(self, latent: Tensor, mask: Tensor) -> Sources:
+    def quantise(self, latent: Tensor, mask: Tensor, seed: Tensor | None = None) -> Sources:
         """Quantise real sources alone.
 
         Args:
             latent: `(batch, source, window, token, dim)`.
             mask: `(batch, window)` True where any channel has data.
+            seed: `(batch,)` of what training draws from the rows; see `layers/draws.py`.
         """
         real = mask[:, None, :, None].expand(latent.shape[:-1])
-        rows = self.quantiser(latent[real])
+        keys = None if seed is None else draws.hashes(seed, tuple(real.shape[1:]), ROWS_DRAWN)[real]
+        rows = self.quantiser(latent[real], keys)
         features = torch.zeros_like(latent).index_put((real,), rows.values)
         codes = torch.zeros((*real.shape, self.depth), dtype=torch.int64, device=real.device)
         codes[real] = rows.codes
@@ -251,10 +256,12 @@ class BrainTokenizer(nn.Module):
             noise: standard deviation of what is added to the encoder's input, in units of the scaled signal.
         """
         whole, sensors = self.windows(batch), self.geometry(batch)
-        signal = whole.signal + noise * torch.randn_like(whole.signal) if noise else whole.signal
+        seed, signal = draws.seeds(batch), whole.signal
+        if noise:
+            signal = signal + noise * draws.normal(seed, tuple(signal.shape[1:]), NOISE)
         heard = whole.mask if seen is None else whole.mask & seen[..., None]
         latent = self.compress(Windows(signal * heard[..., None], heard), sensors)
-        sources = self.quantise(latent, heard.any(dim=1))
+        sources = self.quantise(latent, heard.any(dim=1), seed)
         return Autoencoding(z_score(whole), self.expand(sources.features, sensors, whole.mask), whole.mask, sources)
 
     def reconstruct(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,9 +269,9 @@ class BrainTokenizer(nn.Module):
         done = self.autoencode(batch)
         return done.target, done.reconstruction, done.mask[..., None].expand_as(done.target)
 
-    def perplexity(self, sources: Sources) -> Tensor:
-        """`(depth,)` effective number of codes in use among the real tokens."""
-        return perplexity(sources.codes[sources.mask], self.codes_per_depth)
+    def usage(self, sources: Sources) -> Tensor:
+        """`(depth, code)` how often each code stands among the real tokens."""
+        return usage(sources.codes[sources.mask], self.codes_per_depth)
 
     def source_topography(self, batch: TokenBatch) -> Tensor:
         """Attention of each source to each channel, mean over heads and real windows: `(batch, source, channel)`."""

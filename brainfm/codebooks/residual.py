@@ -2,7 +2,8 @@
 
 Papers: residual quantisation and its training as in EnCodec (Defossez et al. 2022, arXiv:2210.13438, section 3.2); the
 rotation of gradients from Fifty et al. 2024, arXiv:2410.06424. Restarted vectors also restart their moving sums, so
-that the next average does not undo the restart. Randomness comes from torch's global generator, in training only.
+that the next average does not undo the restart. Rows are drawn by the keys that come with them, in training only. Where
+several ranks train, averages, starts and restarts are those of all rows together.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainfm.layers import draws, ranks
+
 #: Rows whose distances to the whole codebook are held at a time: 4096 x 512 float32 are 8 MB.
 ROWS = 4096
+#: Rows that the k-means of a codebook starts from.
+STARTING = 4096
 
 
 def nearest(x: Tensor, vectors: Tensor) -> Tensor:
@@ -38,14 +43,16 @@ def gather_sums(x: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return count, x.new_zeros(size, x.shape[1]).index_add_(0, codes, x)
 
 
-def k_means(x: Tensor, size: int, iterations: int = 10, samples: int = 4096) -> tuple[Tensor, Tensor]:
-    """Centres `(code, dim)` and rows per centre `(code,)` of at most `samples` random rows of `x` (Lloyd's iterations).
+def k_means(x: Tensor, size: int, iterations: int = 10) -> tuple[Tensor, Tensor]:
+    """Centres `(code, dim)` and rows per centre `(code,)` of `x` (Lloyd's iterations, from the first rows on).
 
-    A centre that loses all its rows stays where it is.
+    A centre that loses all its rows stays where it is. Memory is that of `nearest`: never (row, code, dim).
+
+    Args:
+        x: `(row, dim)` in random order, at least one row.
+        size: number of centres; with fewer rows some are the same.
     """
-    x = x[torch.randperm(len(x), device=x.device)[:samples]]
-    spare = torch.randint(len(x), (max(0, size - len(x)),), device=x.device)
-    centres = torch.cat((x, x[spare]))[:size].clone()
+    centres = x[torch.arange(size, device=x.device) % len(x)].clone()
     count = x.new_ones(size)
     for _ in range(iterations):
         count, total = gather_sums(x, nearest(x, centres), size)
@@ -110,31 +117,45 @@ class Codebook(nn.Module):
         return nearest(x, self.vectors)
 
     @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Take the centres of a k-means of the first rows ever seen in training."""
-        if self.started or len(x) == 0:
+    def start(self, x: Tensor, keys: Tensor) -> None:
+        """Take the centres of a k-means of the first rows ever seen in training, at most `STARTING` of them.
+
+        Args:
+            x: `(row, dim)`. keys: `(row,)` int64 that say which rows are drawn.
+        """
+        if self.started:
             return
-        centres, count = k_means(x, self.size)
+        sample = ranks.drawn(x, keys, STARTING)
+        if len(sample) == 0:
+            return
+        centres, count = k_means(sample, self.size)
         self.vectors.copy_(centres)
         self.counts.copy_(count.clamp_min(1.0))
         self.sums.copy_(centres * self.counts[:, None])
         self.started.fill_(True)
 
     @torch.no_grad()
-    def follow(self, x: Tensor, codes: Tensor, epsilon: float = 1e-6) -> None:
-        """Move the averages by the rows of a training step and restart the codes that fell out of use."""
-        if len(x) == 0:
+    def follow(self, x: Tensor, codes: Tensor, keys: Tensor, epsilon: float = 1e-6) -> None:
+        """Move the averages by the rows of a training step and restart the codes that fell out of use.
+
+        Args:
+            x: `(row, dim)`. codes: `(row,)` what they chose. keys: as in `start`.
+        """
+        count, total = (ranks.total(part) for part in gather_sums(x, codes, self.size))
+        rows = float(count.sum())
+        if rows == 0:
             return
-        count, total = gather_sums(x, codes, self.size)
         self.counts.lerp_(count, 1 - self.decay)
         self.sums.lerp_(total, 1 - self.decay)
         weight = self.counts.sum()
         smoothed = (self.counts + epsilon) / (weight + self.size * epsilon) * weight
         self.vectors.copy_(self.sums / smoothed[:, None])
-        least = min(self.threshold, 0.1 * len(x) / self.size)
+        least = min(self.threshold, 0.1 * rows / self.size)
         dead = self.counts < least
         if dead.any():
-            fresh = x[torch.randint(len(x), (int(dead.sum()),), device=x.device)]
+            wanted = int(dead.sum())
+            fresh = ranks.drawn(x, keys, wanted)
+            fresh = fresh[torch.arange(wanted, device=x.device) % len(fresh)]
             self.vectors[dead], self.sums[dead], self.counts[dead] = fresh, fresh * least, least
 
 
@@ -154,18 +175,26 @@ class ResidualQuantiser(nn.Module):
         """The codebooks, coarse to fine."""
         return list(self.stages)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Quantised:
-        """Quantise `(row, dim)`; in training also start, move and restart the codebooks. Pass real rows only."""
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Quantised:
+        """Quantise `(row, dim)`; in training also start, move and restart the codebooks.
+
+        Args:
+            x: real rows only.
+            keys: `(row,)` int64 that say which rows are drawn in training; random if None.
+        """
         rest, rotated, exact, codes, losses = x, torch.zeros_like(x), torch.zeros_like(x), [], []
-        for stage in self.books():
-            if self.training:
-                stage.start(rest.detach())
+        if self.training and keys is None:
+            keys = torch.randint(1 << 62, (len(x),), device=x.device)
+        for depth, stage in enumerate(self.books()):
+            own = None if keys is None else draws.mix(keys + depth)
+            if self.training and own is not None:
+                stage.start(rest.detach(), own)
             chosen = stage(rest.detach())
             vector = stage.vectors[chosen]
-            losses.append(functional.mse_loss(rest, vector) if len(x) else x.sum())
+            losses.append(ranks.mean((rest - vector).square().sum(), rest.numel()))
             rotated, exact = rotated + rotate(rest, vector), exact + vector
-            if self.training:
-                stage.follow(rest.detach(), chosen)
+            if self.training and own is not None:
+                stage.follow(rest.detach(), chosen, own)
             rest = rest - vector
             codes.append(chosen)
         values = exact + (
@@ -181,12 +210,12 @@ class ResidualQuantiser(nn.Module):
         return total
 
 
-def perplexity(codes: Tensor, size: int) -> Tensor:
-    """Exponential of the entropy of the codes' frequencies: `(row, depth)` → `(depth,)`; between 1 and `size`."""
-    return perplexity_of_counts(torch.stack([torch.bincount(column, minlength=size) for column in codes.T]).float())
+def usage(codes: Tensor, size: int) -> Tensor:
+    """How often each code was used: `(row, depth)` → `(depth, code)`."""
+    return torch.stack([torch.bincount(column, minlength=size) for column in codes.T]).float()
 
 
 def perplexity_of_counts(count: Tensor) -> Tensor:
-    """The same from how often each code was used: `(depth, code)` → `(depth,)`."""
+    """Exponential of the entropy of the codes' frequencies, from 1 to their number: `(depth, code)` → `(depth,)`."""
     share = count / count.sum(dim=1, keepdim=True).clamp_min(1.0)
     return torch.special.entr(share).sum(dim=1).exp()

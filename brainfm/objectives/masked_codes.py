@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainfm.layers import draws, ranks
 from brainfm.models.brainomni import BrainOmni
 from brainfm.tokens import TokenBatch
 
@@ -31,31 +32,21 @@ class MaskedCodes(nn.Module):
     def forward(self, model: BrainOmni, batch: TokenBatch) -> dict[str, Tensor]:
         """Loss and accuracy; the loss is 0 where nothing was masked."""
         sources = model.sources_of(batch)
-        hidden = (torch.rand(sources.mask.shape, device=sources.mask.device) < self.ratio) & sources.mask
-        corrupted = corrupt(sources.features, sources.mask, hidden, model.mask_vector, self.replaced)
-        logits = model.predict(corrupted, sources.mask)
-        loss, accuracy = score(logits, sources.codes, hidden)
+        seed, shape = draws.seeds(batch), tuple(sources.mask.shape[1:])
+        hidden = (draws.uniform(seed, shape, 0) < self.ratio) & sources.mask
+        blank = hidden & (draws.uniform(seed, shape, 1) < self.replaced)
+        corrupted = torch.where(blank[..., None], model.mask_vector, sources.features)
+        strange = hidden & ~blank
+        pool = ranks.together(sources.codes)[ranks.together(sources.mask)]  # of the whole batch, whoever has it
+        if strange.any():
+            number = (draws.uniform(seed, shape, 2)[strange] * len(pool)).long()
+            corrupted[strange] = model.codebook.features_of(pool[number])
+        loss, accuracy = score(model.predict(corrupted, sources.mask), sources.codes, hidden)
         return {"masked_codes": loss, "metric_accuracy": accuracy}
 
 
-def corrupt(features: Tensor, real: Tensor, hidden: Tensor, vector: Tensor, replaced: float) -> Tensor:
-    """Features with the hidden tokens replaced; the others stay as they are.
-
-    Args:
-        features: `(batch, source, time, feature)`.
-        real, hidden: `(batch, source, time)` tokens with data, and those to hide among them.
-        vector: `(feature,)` learned stand-in. replaced: share of the hidden tokens that it stands in for.
-    """
-    pool = features[real]
-    if len(pool) == 0:
-        return features
-    stray = pool[torch.randint(len(pool), hidden.shape, device=features.device)]
-    blank = torch.rand(hidden.shape, device=features.device) < replaced
-    return torch.where(hidden[..., None], torch.where(blank[..., None], vector, stray), features)
-
-
 def score(logits: Tensor, codes: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and accuracy over the hidden tokens and all depths; both 0 where none is hidden.
+    """Cross-entropy and accuracy over the hidden tokens and all depths, of all ranks; both 0 where none is hidden.
 
     Args:
         logits: `(batch, source, time, depth, code)`.
@@ -63,6 +54,5 @@ def score(logits: Tensor, codes: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor
         hidden: `(batch, source, time)`.
     """
     guess, truth = logits[hidden].flatten(0, 1), codes[hidden].flatten()
-    if len(truth) == 0:
-        return logits.sum() * 0.0, logits.new_zeros(())
-    return functional.cross_entropy(guess, truth), (guess.argmax(dim=1) == truth).float().mean()
+    loss = functional.cross_entropy(guess.float(), truth, reduction="sum") if len(truth) else logits.sum() * 0.0
+    return ranks.mean(loss, len(truth)), ranks.mean((guess.argmax(dim=-1) == truth).float().sum(), len(truth))

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from brainfm.codebooks.braintokenizer import BrainTokenizer
+from brainfm.codebooks.residual import perplexity_of_counts
+from brainfm.layers import draws, ranks
 from brainfm.tokens import TokenBatch
 
 
@@ -36,10 +38,13 @@ class Reconstruct(nn.Module):
     def forward(self, model: BrainTokenizer, batch: TokenBatch) -> dict[str, Tensor]:
         """Loss parts of a batch of signals; nothing is dropped and no noise added outside training."""
         learning = model.training
-        seen = keep_channels(batch.channel_mask(), self.drop) if learning and self.drop else None
+        seen = None
+        if learning and self.drop:
+            noise = draws.uniform(draws.seeds(batch), tuple(batch.kind.shape[1:]), 0)
+            seen = keep_channels(batch.channel_mask(), self.drop, noise)
         done = model.autoencode(batch, seen, self.noise if learning else 0.0)
         parts = distances(done.target, done.reconstruction, done.mask)
-        used = model.perplexity(done.sources)
+        used = perplexity_of_counts(ranks.total(model.usage(done.sources)))
         return {
             "waveform": parts["waveform"],
             "correlation": parts["correlation"],
@@ -51,19 +56,22 @@ class Reconstruct(nn.Module):
         } | {f"metric_perplexity_{depth}": value for depth, value in enumerate(used)}
 
 
-def keep_channels(real: Tensor, drop: float) -> Tensor:
+def keep_channels(real: Tensor, drop: float, noise: Tensor) -> Tensor:
     """`(batch, channel)` True for the real channels that stay after a share `drop` of each sample's is left out.
 
     At least one is left out and at least one stays; a sample's only channel stays.
+
+    Args:
+        real: `(batch, channel)`. drop: share. noise: `(batch, channel)` below 1; those of the least are left out.
     """
     count = real.sum(dim=1)
     out = torch.minimum((count * drop).long().clamp_min(1), (count - 1).clamp_min(0))
-    order = torch.rand(real.shape, device=real.device).masked_fill(~real, 2.0).argsort(dim=1).argsort(dim=1)
+    order = noise.masked_fill(~real, 2.0).argsort(dim=1).argsort(dim=1)
     return real & (order >= out[:, None])
 
 
 def distances(target: Tensor, reconstruction: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Mean distances over the real windows.
+    """Mean distances over the real windows of all ranks.
 
     Args:
         target, reconstruction: `(batch, channel, window, sample)`.
@@ -74,17 +82,17 @@ def distances(target: Tensor, reconstruction: Tensor, mask: Tensor) -> dict[str,
         spectrum under a Hamming window) and metric_pcc; each a scalar, 0 where no window counts (correlation 1).
     """
     x, y = target[mask], reconstruction[mask]
-    if len(x) == 0:  # a window of zeros in their place, so that every part stays finite and differentiable
-        x = y = 0.0 * reconstruction.flatten(0, 2)[:1]
     rows = len(x)
+    if rows == 0:  # a window of zeros in their place, so that every part stays finite and differentiable
+        x = y = 0.0 * reconstruction.flatten(0, 2)[:1]
     taper = torch.hamming_window(target.shape[-1], device=x.device, dtype=x.dtype)
     fx, fy = (torch.fft.rfft(v * taper, norm="ortho") for v in (x, y))
-    pcc = pearson(x, y).sum() / rows
+    pcc = ranks.mean(pearson(x, y).sum(), rows)
     return {
-        "waveform": (x - y).abs().sum() / (rows * target.shape[-1]),
+        "waveform": ranks.mean((x - y).abs().sum(), rows * target.shape[-1]),
         "correlation": torch.exp(-pcc),
-        "amplitude": (amplitude(fx) - amplitude(fy)).abs().sum() / (rows * fx.shape[-1]),
-        "phase": phase_distance(fx, fy).sum() / (rows * fx.shape[-1]),
+        "amplitude": ranks.mean((amplitude(fx) - amplitude(fy)).abs().sum(), rows * fx.shape[-1]),
+        "phase": ranks.mean(phase_distance(fx, fy).sum(), rows * fx.shape[-1]),
         "metric_pcc": pcc,
     }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from brainfm.codebooks import braintokenizer
+from brainfm.layers import draws
 from brainfm.models import brainomni
-from brainfm.objectives.masked_codes import MaskedCodes, corrupt, score
+from brainfm.objectives.masked_codes import MaskedCodes, score
 from brainfm.tokens import Facts, TokenBatch
 
 FACTS = Facts(sfreq=64.0)
@@ -54,18 +56,40 @@ def test_only_masked_labels_count() -> None:
     assert 0.0 <= accuracy <= 1.0
 
 
-def test_corruption_leaves_the_rest_and_uses_real_tokens() -> None:
-    torch.manual_seed(0)
-    features = torch.randn(40, 3, 8, 5)
-    real = torch.rand(40, 3, 8) < 0.7
-    features = torch.where(real[..., None], features, torch.full_like(features, 99.0))
-    hidden = (torch.rand(40, 3, 8) < 0.5) & real
-    vector = torch.full((5,), -3.0)
-    out = corrupt(features, real, hidden, vector, 0.8)
-    assert torch.equal(out[~hidden], features[~hidden])
-    blank = (out[hidden] == vector).all(dim=-1)
-    assert abs(blank.float().mean() - 0.8) < 0.08
-    assert (out[hidden][~blank] != 99.0).all()
+def test_corruption_leaves_the_rest_and_uses_real_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model().train()
+    batch = make_batch(model, batch=40)
+    batch.mask[:, ::5] = False
+    batch.aligned["draw"] = torch.arange(40)
+    given: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(model, "predict", lambda x, mask: given.append((x, mask)) or type(model).predict(model, x, mask))
+    MaskedCodes()(model, batch)
+    corrupted, real = given[0]
+    features = model.sources_of(batch).features
+    changed = (corrupted != features).any(dim=-1)
+    assert not (changed & ~real).any()
+    blank = (corrupted == model.mask_vector).all(dim=-1)
+    assert abs(blank[real].float().mean() - 0.4) < 0.05
+    assert abs(changed[real].float().mean() - 0.5) < 0.07  # a stray token may be the same by chance
+    pool = features[real]
+    strays = corrupted[changed & ~blank].detach()
+    assert (torch.cdist(strays, pool).amin(dim=1) < 1e-6).all()
+
+
+def test_a_sample_is_masked_alike_whatever_shares_its_batch() -> None:
+    seeds = torch.tensor([5, 9])
+    both, alone, wide = (draws.uniform(s, (3, t), 0) for s, t in ((seeds, 8), (seeds[1:], 8), (seeds, 11)))
+    assert torch.equal(both[1:], alone)
+    assert torch.equal(both, wide[:, :, :8])
+    assert not torch.equal(both[0], both[1])
+    assert not torch.equal(both, draws.uniform(seeds, (3, 8), 1))
+    many = draws.uniform(torch.arange(64), (16, 160), 3)
+    assert abs(many.mean() - 0.5) < 0.005
+    assert torch.histc(many, 16, 0, 1).sub(len(many.flatten()) / 16).abs().max() < 500
+    noise = draws.normal(torch.arange(64), (16, 160), 4)
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+    assert noise.isfinite().all()
 
 
 def test_loss_starts_at_chance_and_falls() -> None:
