@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -18,12 +17,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from brainfm.layers import draws, ranks
 from brainfm.tokens import TokenBatch
+from brainfm.training.curves import join_curves, last_values, loggers
 from brainfm.training.data import ShardData
+
+#: File that says which run a working folder belongs to.
+STAMP = "recipe.sha256"
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,12 @@ class Settings:
     Attributes:
         steps: optimiser steps. batch_size: windows per batch, over all devices: more devices change no step.
         learning_rate: peak of the cosine. warmup: share of the steps until it. weight_decay: on matrices only.
-        beta2: AdamW's second beta. clip: gradient norm. accumulate: batches per step.
+        beta1, beta2, epsilon: AdamW's. floor: share of the peak at the cosine's end. clip: gradient norm.
+        accumulate: batches per step. ema: decay of a moving average of the weights, which is then what is validated and
+            kept; none if None.
         validations: how often the validation loss is taken. val_windows: on how many windows.
-        precision: Lightning's word, for example "32-true" or "bf16-mixed". devices, strategy: Lightning's words.
+        precision: Lightning's word, for example "32-true" or "bf16-mixed". devices, nodes, strategy: Lightning's words;
+            with "ddp" several processes give the losses of one, see docs/training.md.
         threads: of torch while training; as many as it has if None.
         weights: dataset → relative weight of its windows; equal unless told.
         balance: what has equal chances: "dataset", within each also "subject" or "class", or "none" for all windows.
@@ -50,13 +59,18 @@ class Settings:
     learning_rate: float = 1e-3
     warmup: float = 0.1
     weight_decay: float = 0.01
+    beta1: float = 0.9
     beta2: float = 0.98
+    epsilon: float = 1e-8
+    floor: float = 0.1
     clip: float = 1.0
     accumulate: int = 1
+    ema: float | None = None
     validations: int = 6
     val_windows: int = 256
     precision: str = "32-true"
     devices: int = 1
+    nodes: int = 1
     strategy: str = "auto"
     threads: int | None = None
     weights: dict[str, float] | None = None
@@ -82,8 +96,19 @@ class Pretraining(pl.LightningModule):
         self.settings, self.seed = settings, seed
 
     def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
-        """Seed the step, so that a resumed run draws the same masks."""
-        torch.manual_seed((self.seed << 32) + self.global_step * 1000 + batch_idx % self.settings.accumulate)
+        """Seed the step and its samples, so that a resumed run and any number of ranks draw the same."""
+        accumulated = batch_idx % self.settings.accumulate
+        torch.manual_seed((self.seed << 32) + self.global_step * 1000 + accumulated)
+        self._seed_samples(batch, self.global_step * self.settings.accumulate + accumulated)
+
+    def on_validation_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
+        """The same draws in every validation."""
+        self._seed_samples(batch, -1 - batch_idx)
+
+    def _seed_samples(self, batch: TokenBatch, number: int) -> None:
+        """`aligned["draw"]` from the run's seed, the batch's number and the row in the whole batch of all ranks."""
+        rows = ranks.rank() + ranks.world() * torch.arange(len(batch), device=batch.values.device)
+        batch.aligned["draw"] = draws.mix(draws.mix(rows + (number << 24)) + self.seed)
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Sum of the objectives' parts."""
@@ -111,20 +136,23 @@ class Pretraining(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with decay on matrices only; linear warm-up, then cosine to a tenth."""
+        """AdamW with decay on matrices that are no tables of embeddings; linear warm-up, then cosine to the floor."""
+        told = self.settings
         trained = [p for p in self.parameters() if p.requires_grad]
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        decayed = [p.dim() > 1 and id(p) not in tables for p in trained]
         groups = [
-            {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.settings.weight_decay},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": [p for p, yes in zip(trained, decayed, strict=True) if yes], "weight_decay": told.weight_decay},
+            {"params": [p for p, yes in zip(trained, decayed, strict=True) if not yes], "weight_decay": 0.0},
         ]
-        optimiser = torch.optim.AdamW(groups, self.settings.learning_rate, betas=(0.9, self.settings.beta2))
-        warmup = max(1, round(self.settings.warmup * self.settings.steps))
+        optimiser = torch.optim.AdamW(groups, told.learning_rate, (told.beta1, told.beta2), told.epsilon, fused=True)
+        warmup = max(1, round(told.warmup * told.steps))
 
         def share(step: int) -> float:
             if step < warmup:
                 return (step + 1) / warmup
-            done = (step - warmup) / max(1, self.settings.steps - warmup)
-            return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+            done = (step - warmup) / max(1, told.steps - warmup)
+            return told.floor + (1 - told.floor) / 2 * (1 + math.cos(math.pi * min(1.0, done)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -156,19 +184,17 @@ def train(
         recipe: everything that the run follows from; another one starts anew.
     """
     mark = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
-    stamp = work / "recipe.sha256"
-    if not stamp.exists() or stamp.read_text() != mark:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        stamp.write_text(mark)
+    last, curves, earlier = work / "last.ckpt", work / "csv" / "metrics.csv", work / "earlier.csv"
+    if first_rank():
+        _prepare(work, mark, earlier, curves)
+    else:
+        _await(work / STAMP, mark)
     started = json.loads((work / "clock.json").read_text())["seconds"] if (work / "clock.json").exists() else 0.0
     clock = _Clock(work / "clock.json", started)
     every = max(1, settings.steps // settings.validations)
-    last, curves = work / "last.ckpt", work / "csv" / "metrics.csv"
-    earlier = work / "earlier.csv"
-    if curves.exists():
-        join_curves(earlier, curves)
-        shutil.move(curves, earlier)
+    averaged = [] if settings.ema is None else [
+        WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    ]  # fmt: skip
     quiet = not sys.stderr.isatty()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -180,6 +206,7 @@ def train(
         trainer = pl.Trainer(
             accelerator="cpu" if not torch.cuda.is_available() else "auto",
             devices=settings.devices,
+            num_nodes=settings.nodes,
             strategy=settings.strategy,
             use_distributed_sampler=False,  # `ShardData` deals the windows out
             precision=settings.precision,  # type: ignore[arg-type]
@@ -191,8 +218,9 @@ def train(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             log_every_n_steps=max(1, every // 4),
-            logger=_loggers(work),
+            logger=loggers(work),
             callbacks=[
+                *averaged,
                 ModelCheckpoint(
                     work, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False
                 ),
@@ -209,45 +237,45 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         finally:
             torch.set_num_threads(before)
-    join_curves(earlier, curves)
+    if ranks.world() > 1:  # what follows is the first rank's alone
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    if first_rank():
+        join_curves(earlier, curves)
     return Trained(clock.seconds(), last_values(curves), curves)
 
 
-def last_values(curves: Path) -> dict[str, float]:
-    """The last value of every logged metric."""
-    rows = csv.DictReader(curves.read_text().splitlines())
-    return {k: float(v) for row in rows for k, v in row.items() if v and k not in ("step", "epoch")}
+def first_rank() -> bool:
+    """Whether this process is the one that writes files, also before the processes have found each other."""
+    return rank_zero_only.rank in (0, None)
 
 
-def join_curves(earlier: Path, later: Path) -> None:
-    """Put the rows of interrupted attempts before those of the one that went on, without the steps done twice.
+def _prepare(work: Path, mark: str, earlier: Path, curves: Path) -> None:
+    """Clear the folder of a run with another recipe, and put the curves of this run's last attempt aside."""
+    stamp = work / STAMP
+    if not stamp.exists() or stamp.read_text() != mark:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        stamp.write_text(mark)
+    if curves.exists():
+        join_curves(earlier, curves)
+        shutil.move(curves, earlier)
 
-    An attempt that was killed after its last step leaves nothing to do, and the next one has no rows of its own.
+
+def _await(stamp: Path, mark: str, patience_s: float = 120.0) -> None:
+    """Wait until the first rank has prepared the folder.
+
+    Raises:
+        TimeoutError: where it does not, for example because the ranks do not share the folder.
     """
-    if not earlier.exists():
-        return
-    if not later.exists():
-        later.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(earlier, later)
-        return
-    rows = [list(csv.DictReader(p.read_text().splitlines())) for p in (earlier, later)]
-    first = min((int(r["step"]) for r in rows[1]), default=0)
-    kept = [r for r in rows[0] if int(r["step"]) < first or not rows[1]] + rows[1]
-    names = list(dict.fromkeys(k for r in kept for k in r))
-    with later.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(kept)
-
-
-def _loggers(work: Path) -> list:
-    """CSV for the report, DVCLive for `dvc plots` and its users' tools."""
-    from dvclive.lightning import DVCLiveLogger
-
-    live = DVCLiveLogger(
-        dir=str(work / "dvclive"), save_dvc_exp=False, report=None, dvcyaml=None, resume=(work / "dvclive").exists()
-    )
-    return [CSVLogger(work, name="", version="csv", flush_logs_every_n_steps=50), live]
+    until = time.monotonic() + patience_s
+    while not (stamp.exists() and stamp.read_text() == mark):
+        if time.monotonic() > until:
+            raise TimeoutError(
+                f"{stamp} was not written by the first rank in {patience_s:g} s; all ranks must see the same folder, "
+                "configuration and shards"
+            )
+        time.sleep(0.2)
 
 
 class _Clock(pl.Callback):
@@ -262,6 +290,8 @@ class _Clock(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Keep the count with the checkpoint."""
+        if not trainer.is_global_zero:
+            return
         self.path.write_text(json.dumps({"seconds": self.seconds()}))
 
 
@@ -275,4 +305,5 @@ class _Lines(pl.Callback):
         """Step and validation losses."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         shown = "  ".join(f"{k.removeprefix('val/')} {v:.4g}" for k, v in sorted(values.items()))
-        print(f"  step {trainer.global_step:5d}/{self.steps}  {shown}", flush=True)
+        if trainer.is_global_zero:
+            print(f"  step {trainer.global_step:5d}/{self.steps}  {shown}", flush=True)

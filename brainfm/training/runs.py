@@ -22,7 +22,7 @@ from brainfm.training.batches import WindowDataset, facts_of
 from brainfm.training.checkpoint import Pretrained
 from brainfm.training.codes import CodeDataset
 from brainfm.training.data import ShardData, parts
-from brainfm.training.pretraining import Settings, train
+from brainfm.training.pretraining import Settings, first_rank, train
 
 BLOCKS = ("model", "objectives", "training", "windows")
 #: Folder of the tokenizer inside a folder of codes: codes mean nothing without it.
@@ -89,6 +89,9 @@ def train_and_save(
         seed: of weights and steps. where: the configuration's file, for errors.
         figures: makes figures for the card from the network and validation windows.
 
+    Returns:
+        The trained network. Where several ranks train, only the first comes back; the others exit with status 0.
+
     Raises:
         ConfigError: for a keyword that the model, an objective or the trainer does not know.
     """
@@ -135,11 +138,14 @@ def train_and_save(
         "seed": seed,
         "data": {r.id: r.checksum for r in seen.recordings},
     }
-    print(
-        f"{name}: {checkpoint.parameters(model):,} parameters, "
-        f"{len(train_rows)} training and {len(val_rows)} validation windows"
-    )
+    if first_rank():
+        print(
+            f"{name}: {checkpoint.parameters(model):,} parameters, "
+            f"{len(train_rows)} training and {len(val_rows)} validation windows"
+        )
     done = train(model, objectives, loaded, tuned, seed, work, recipe)
+    if not first_rank():
+        raise SystemExit(0)
     pretrained.card = {
         "title": out.name, "objective": sorted(settings["objectives"]), "parameters": checkpoint.parameters(model),
         "seconds": round(done.seconds, 1), "metrics": done.metrics, "seed": seed, "settings": settings,

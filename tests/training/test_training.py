@@ -20,8 +20,9 @@ from brainfm.shards.read import Windows, open_shards
 from brainfm.shards.write import write_shard
 from brainfm.tokens import Facts
 from brainfm.training.batches import Batcher, WindowDataset
+from brainfm.training.curves import join_curves
 from brainfm.training.data import ShardData, StepSampler
-from brainfm.training.pretraining import Settings, Trained, join_curves, train
+from brainfm.training.pretraining import Settings, Trained, train
 
 SFREQ = 32.0
 FACTS = Facts(modality=("eeg",), kinds=("eeg",), sfreq=SFREQ, window_s=1.0)
