@@ -178,10 +178,16 @@ class ResidualQuantiser(nn.Module):
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Quantised:
         """Quantise `(row, dim)`; in training also start, move and restart the codebooks.
 
+        Always in float32: in bfloat16 other codes would be nearest.
+
         Args:
             x: real rows only.
             keys: `(row,)` int64 that say which rows are drawn in training; random if None.
         """
+        with torch.autocast(x.device.type, enabled=False):
+            return self._quantise(x.float(), keys)
+
+    def _quantise(self, x: Tensor, keys: Tensor | None) -> Quantised:
         rest, rotated, exact, codes, losses = x, torch.zeros_like(x), torch.zeros_like(x), [], []
         if self.training and keys is None:
             keys = torch.randint(1 << 62, (len(x),), device=x.device)

@@ -81,7 +81,7 @@ def distances(target: Tensor, reconstruction: Tensor, mask: Tensor) -> dict[str,
         waveform (L1), correlation (exp of minus Pearson's r averaged over windows), amplitude and phase (L1 of the
         spectrum under a Hamming window) and metric_pcc; each a scalar, 0 where no window counts (correlation 1).
     """
-    x, y = target[mask], reconstruction[mask]
+    x, y = target[mask].float(), reconstruction[mask].float()
     rows = len(x)
     if rows == 0:  # a window of zeros in their place, so that every part stays finite and differentiable
         x = y = 0.0 * reconstruction.flatten(0, 2)[:1]

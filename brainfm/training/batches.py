@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from brainfm.recording import KINDS, TYPICAL, Channels
 from brainfm.shards.read import Corpus, Windows
 from brainfm.shards.stored import Stored, rate
 from brainfm.tokens import Facts, TokenBatch
+
+if TYPE_CHECKING:
+    from brainfm.training.input_checks import Expected
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Batcher:
         labels: condition → class number, as `aligned["label"]`; unlabelled where None.
         normalised: scale by the normaliser that ingest fitted to the recording, not by its kinds' typical amplitudes.
         aligned: names of the covariates to bring along, `(batch, time, feature)`; NaN where a recording has none.
+        expected: what the model was trained to read, where it reads sensors; see `brainfm.training.input_checks`.
     """
 
     patch: int = 1
@@ -40,12 +45,14 @@ class Batcher:
     labels: dict[str, int] | None = None
     aligned: tuple[str, ...] = ()
     normalised: bool = False
+    expected: Expected | None = None
 
     def __call__(self, windows: Windows, index: Sequence[int] | np.ndarray | None = None) -> TokenBatch:
         """The rows `index` of `windows` (all by default) as one batch.
 
         Raises:
-            ValueError: where sampling rates are mixed or a neuron is unknown to the model.
+            ValueError: where sampling rates are mixed, a neuron is unknown to the model, or a window is not what it
+                reads.
         """
         rows = np.arange(len(windows)) if index is None else np.asarray(index)
         stored = [windows.recordings[r] for r in windows.recording[rows]]
@@ -55,6 +62,8 @@ class Batcher:
             raise ValueError(
                 f"one batch needs one sampling rate; got {sorted(rates)} Hz: ingest the datasets at one `sfreq_hz`"
             )
+        if self.expected is not None:
+            self.expected.check_windows(stored, samples)
         if rates == {0.0}:
             batch = self._events(stored, start, samples)
         else:
@@ -70,6 +79,9 @@ class Batcher:
     def trials(self, signal: np.ndarray, channels: Channels, sfreq: float) -> TokenBatch:
         """Trials in memory `(trial, channel, time)`, all in the same channels, as one batch."""
         n, samples = len(signal), np.full(len(signal), signal.shape[-1])
+        if self.expected is not None:
+            self.expected.check_length("each trial", signal.shape[-1])
+            self.expected.check("the trials", channels, sfreq)
 
         def write(i: int, out: np.ndarray) -> None:
             out[...] = signal[i]

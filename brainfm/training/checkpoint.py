@@ -24,6 +24,7 @@ from brainfm import catalog
 from brainfm.shards.read import Windows
 from brainfm.tokens import Facts
 from brainfm.training.batches import Batcher, WindowDataset
+from brainfm.training.input_checks import expected_by
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
 
@@ -58,6 +59,7 @@ class Pretrained:
             labels=labels,
             aligned=tuple(getattr(self.model, "aligned", ())) if aligned is None else aligned,
             normalised=getattr(self.model, "normalised", False),
+            expected=expected_by(self.model, self.facts),
         )
 
     def features(self, windows: Windows, size: int = 64) -> np.ndarray:

@@ -135,6 +135,16 @@ class Pretraining(pl.LightningModule):
             self.log_dict(logged, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:  # fmt: skip
+        """As Lightning does it, which refuses a fused optimiser in bfloat16 though nothing is scaled there."""
+        if gradient_clip_val and self.settings.precision == "bf16-mixed" and "fsdp" not in self.settings.strategy:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with decay on matrices that are no tables of embeddings; linear warm-up, then cosine to the floor."""
         told = self.settings
@@ -145,7 +155,8 @@ class Pretraining(pl.LightningModule):
             {"params": [p for p, yes in zip(trained, decayed, strict=True) if yes], "weight_decay": told.weight_decay},
             {"params": [p for p, yes in zip(trained, decayed, strict=True) if not yes], "weight_decay": 0.0},
         ]
-        optimiser = torch.optim.AdamW(groups, told.learning_rate, (told.beta1, told.beta2), told.epsilon, fused=True)
+        fused = told.precision != "16-mixed"  # there the gradients are scaled, and clipping must undo it first
+        optimiser = torch.optim.AdamW(groups, told.learning_rate, (told.beta1, told.beta2), told.epsilon, fused=fused)
         warmup = max(1, round(told.warmup * told.steps))
 
         def share(step: int) -> float:

@@ -20,7 +20,7 @@ from brainfm.shards.stored import rate
 from brainfm.training import augment, checkpoint
 from brainfm.training.batches import WindowDataset, facts_of
 from brainfm.training.checkpoint import Pretrained
-from brainfm.training.codes import CodeDataset
+from brainfm.training.codes import CodeDataset, tokenizer_hash
 from brainfm.training.data import ShardData, parts
 from brainfm.training.pretraining import Settings, first_rank, train
 
@@ -94,11 +94,14 @@ def train_and_save(
 
     Raises:
         ConfigError: for a keyword that the model, an objective or the trainer does not know.
+        ValueError: for codes of another tokenizer than the one that lies beside them.
     """
     pl.seed_everything(seed, verbose=False)
     make = catalog.load(kind, name).build
     inner = checkpoint.load(data / TOKENIZER) if (data / TOKENIZER).exists() else None
     corpus = open_codes(data) if inner else open_shards(data)
+    if inner:
+        _check_codes(corpus, inner.model, data)
     supplied = tuple(p for p in ("facts", "codebook") if p in inspect.signature(make).parameters)
     keywords = config.keywords(make, settings["model"], f"{where}: model", supplied)
     window = config.keywords(sides, settings["windows"], f"{where}: windows", ("corpus",))
@@ -162,6 +165,17 @@ def train_and_save(
     pretrained.save(out, {"metrics.csv": done.curves, "dvclive": work / "dvclive"})
     shutil.rmtree(work)
     return pretrained
+
+
+def _check_codes(corpus: CodeCorpus, tokenizer: nn.Module, data: Path) -> None:
+    """Raise ValueError where codes are not those of the tokenizer that lies beside them."""
+    own = tokenizer_hash(tokenizer)
+    for one in corpus.recordings:
+        if one.tokenizer_hash != own:
+            raise ValueError(
+                f"{one.id} in {data}: codes of tokenizer {one.tokenizer!r} {one.tokenizer_hash[:12]}, but {TOKENIZER}/ "
+                f"beside them is {own[:12]}; codes mean nothing to another tokenizer: run `brainfm tokenize` again"
+            )
 
 
 def _objective(name: str, given: dict[str, Any], where: str) -> nn.Module:

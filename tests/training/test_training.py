@@ -22,7 +22,7 @@ from brainfm.tokens import Facts
 from brainfm.training.batches import Batcher, WindowDataset
 from brainfm.training.curves import join_curves
 from brainfm.training.data import ShardData, StepSampler
-from brainfm.training.pretraining import Settings, Trained, train
+from brainfm.training.pretraining import Pretraining, Settings, Trained, train
 
 SFREQ = 32.0
 FACTS = Facts(modality=("eeg",), kinds=("eeg",), sfreq=SFREQ, window_s=1.0)
@@ -109,12 +109,15 @@ def run(
     steps: int = 12,
     accumulate: int = 1,
     kill: bool = False,
+    told: dict | None = None,
     **recipe,
 ) -> tuple[dict[str, torch.Tensor], Trained]:
     torch.manual_seed(0)
     model = luna.build(FACTS, **{**luna.SIZES["test"], "patch": 8})
     batcher = Batcher(patch=8)
-    settings = Settings(steps=steps, batch_size=4, learning_rate=5e-3, accumulate=accumulate, validations=3)
+    settings = Settings(
+        steps=steps, batch_size=4, learning_rate=5e-3, accumulate=accumulate, validations=3, **(told or {})
+    )
     data = ShardData(
         Pulled(windows.take(range(30)), batcher, last, kill), WindowDataset(windows.take(range(32, 40)), batcher),
         ["waves"] * 30, 4, steps * accumulate, 0,
@@ -138,17 +141,40 @@ def assert_same(one: tuple[dict, Trained], other: tuple[dict, Trained]) -> None:
         assert curve(one[1].curves, name) == curve(other[1].curves, name)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_run_that_broke_off_ends_as_if_it_had_not(windows: Windows, tmp_path: Path, accumulate: int) -> None:
-    calm = run(windows, tmp_path / "calm", accumulate=accumulate)
+@pytest.mark.parametrize(("accumulate", "told"), [(1, {}), (2, {"precision": "bf16-mixed"}), (1, {"ema": 0.8})])
+def test_a_run_that_broke_off_ends_as_if_it_had_not(
+    windows: Windows, tmp_path: Path, accumulate: int, told: dict
+) -> None:
+    calm = run(windows, tmp_path / "calm", accumulate=accumulate, told=told)
     with pytest.raises(ConnectionAbortedError):
-        run(windows, tmp_path / "broken", last=7 * accumulate, accumulate=accumulate)
+        run(windows, tmp_path / "broken", last=7 * accumulate, accumulate=accumulate, told=told)
     assert (tmp_path / "broken/last.ckpt").exists()
-    again = run(windows, tmp_path / "broken", accumulate=accumulate)
+    again = run(windows, tmp_path / "broken", accumulate=accumulate, told=told)
     assert_same(calm, again)
     assert len(curve(calm[1].curves, "train/loss")) == 12
     assert len(curve(calm[1].curves, "val/loss")) == 3
     assert again[1].metrics["val/loss"] == calm[1].metrics["val/loss"]
+
+
+def test_moving_average_of_the_weights_is_what_is_kept(
+    windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[dict[str, torch.Tensor]] = []
+
+    def note(module: Pretraining, *_: object) -> None:
+        steps.append({k: v.detach().clone() for k, v in module.model.state_dict().items()})
+
+    monkeypatch.setattr(Pretraining, "on_train_batch_end", note)
+    plain = run(windows, tmp_path / "plain", steps=6)
+    assert all(torch.equal(steps[-1][k], plain[0][k]) for k in plain[0])
+    steps.clear()
+    kept, _ = run(windows, tmp_path / "ema", steps=6, told={"ema": 0.5})
+    assert all(torch.equal(steps[-1][k], plain[0][k]) for k in plain[0])  # the average does not touch the training
+    for name, value in kept.items():
+        average = steps[0][name].double()
+        for step in steps[1:]:
+            average = 0.5 * average + 0.5 * step[name].double()
+        torch.testing.assert_close(value.double(), average, rtol=1e-4, atol=1e-6)
 
 
 def test_a_run_that_broke_off_twice(windows: Windows, tmp_path: Path) -> None:
