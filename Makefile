@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV_ENV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)")
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install repro test lint types slow lock clean
+.PHONY: help install wire repro pretrain test lint types slow lock clean
 help:  ## these lines
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
 
@@ -26,12 +26,19 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	fi
 	@touch $@
 
-repro: install  ## run the pipeline; WIRING=eegmat for the real cross-subject task
+wire: install
 	@if [ "$(WIRING)" = default ]; then rm -f params.yaml; \
 	elif [ -f configs/wirings/$(WIRING).yaml ]; then ln -sf configs/wirings/$(WIRING).yaml params.yaml; \
 	else echo "no wiring $(WIRING); there are: default $(basename $(notdir $(wildcard configs/wirings/*.yaml)))" >&2; exit 2; fi
+
+repro: wire  ## run the pipeline; WIRING=eegmat for the real cross-subject task, WIRING=joint for EEG against MEG
 	$(BIN)/dvc repro report@$(WIRING)
 	@$(BIN)/brainfm info data/results/report/$(WIRING).html
+
+pretrain: WIRING := brainomni
+pretrain: wire  ## one model with all that it needs: KEY=brainomni_test, brainomni_tiny or brainomni_base
+	$(BIN)/dvc repro pretrain@$(KEY)
+	@$(BIN)/brainfm info data/models/$(KEY)
 
 # a process per core, and one thread in each
 test: install  ## the quick tests

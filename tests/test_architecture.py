@@ -32,12 +32,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "codebooks": ("recording", "tokens", "layers"),
     "models": ("recording", "tokens", "layers", "codebooks"),
     "objectives": ("recording", "tokens", "layers", "codebooks", "models"),
-    "training": ("recording", "shards", *RIGHT, "catalog", "config"),
+    "training": ("recording", "shards", *RIGHT, "catalog", "config", "checksums"),
     "audit": ("recording", "shards"),
 }
 ALLOWED["evaluations"] = (*ALLOWED["training"], "training", "metrics", "statistics", "splits")
 ALLOWED["report"] = (*ALLOWED["evaluations"], "evaluations")
-TOP = ("api", "cli", "describe", "stages")
+TOP = ("api", "cli", "decode_codes", "describe", "stages")
 HEAVY = ("torch", "pytorch_lightning", "lightning")
 
 
@@ -203,8 +203,8 @@ def test_every_stage_is_wired_and_every_group_is_a_stage() -> None:
 def test_names_of_keys_are_not_used_twice() -> None:
     """The command line finds a key in any wiring, so one key may mean one thing only."""
     for stage in DVC:
-        keys = [key for w in WIRINGS.values() for key in (w.get(stage) or {})]
-        assert len(keys) == len(set(keys)), stage
+        said = [item for w in WIRINGS.values() for item in (w.get(stage) or {}).items()]
+        assert all(mine == other for key, mine in said for name, other in said if name == key), stage
 
 
 def test_dvc_yaml_holds_no_value() -> None:
@@ -240,7 +240,7 @@ def test_no_orphan_configuration() -> None:
 
 
 def test_no_output_is_written_by_two_stages() -> None:
-    made = [(f"{p.values[0]}@{p.values[1]}", o) for p in ENTRIES for o in outs(*p.values)]
+    made = sorted({(f"{p.values[0]}@{p.values[1]}", o) for p in ENTRIES for o in outs(*p.values)})
     for i, (one, a) in enumerate(made):
         for other, b in made[i + 1 :]:
             assert not within(a, b), f"{one} writes {a} into {b} of {other}"
@@ -288,6 +288,19 @@ def test_code_that_a_stage_really_loads_is_declared(stage: str) -> None:
     assert not undeclared(stage, key, item, loaded)
 
 
+@pytest.mark.parametrize("name", WIRINGS)
+@pytest.mark.parametrize("stage", ["audit", "report"])
+def test_a_wiring_audits_and_reports_all_that_it_makes(stage: str, name: str) -> None:
+    made = [
+        outs(made_by, key, item or {})[0]
+        for made_by in ("tokenize", "pretrain", "decode", "transfer")
+        for key, item in (WIRINGS[name].get(made_by) or {}).items()
+    ]
+    for key, item in (WIRINGS[name].get(stage) or {}).items():
+        missing = [o for o in made if not any(within(o, d) for d in deps(stage, key, item))]
+        assert not missing, f"{stage}@{key} does not depend on {missing}"
+
+
 # Keywords: every word of a configuration is one that its receiver knows.
 
 
@@ -303,7 +316,8 @@ def test_training_keywords(stage: str, key: str, item: dict) -> None:
     from brainfm.training import runs
     from brainfm.training.pretraining import Settings
 
-    given = config.stage_config(stage, key, runs.BLOCKS, ROOT / "configs")
+    blocks = (*runs.BLOCKS, "codes") if stage == "tokenize" else runs.BLOCKS
+    given = config.stage_config(stage, key, blocks, ROOT / "configs")
     kind = "models" if stage == "pretrain" else "codebooks"
     make = catalog.load(kind, item[kind[:-1]]).build
     config.keywords(make, given["model"], f"{key}: model", ("facts", "codebook"))
@@ -326,7 +340,7 @@ def test_evaluation_keywords(stage: str, key: str, item: dict) -> None:
     cut = given["windows"]
     assert {"train", "test"} <= set(cut) <= {"train", "test", "trials", "length_s", "stride_s"}
     for side in ("train", "test"):
-        assert set(cut[side]) <= headers
+        assert all(set(words) <= headers for words in (cut[side] if isinstance(cut[side], list) else [cut[side]]))
     assert ("trials" in cut) != ("length_s" in cut)
     assert set(cut.get("trials") or {}) <= {"tmin_s", "tmax_s", "labels"}
     assert given["title"]

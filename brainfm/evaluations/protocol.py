@@ -122,10 +122,10 @@ def classes_of(train: Windows, test: Windows) -> list[str]:
     return sorted(left)
 
 
-def _seen(card: dict) -> list[str]:
+def seen_people(card: dict) -> list[str]:
     """People that a model, or the tokenizer inside it, was trained or validated on."""
     own = [person for side in (card.get("subjects") or {}).values() for person in side]
-    return own + (_seen(card["tokenizer"]) if card.get("tokenizer") else [])
+    return own + (seen_people(card["tokenizer"]) if card.get("tokenizer") else [])
 
 
 def strangers(train: Windows, test: Windows, card: dict) -> None:
@@ -139,7 +139,7 @@ def strangers(train: Windows, test: Windows, card: dict) -> None:
         ValueError: naming the people on both sides.
     """
     people = set(test.of("person").tolist())
-    for seen, where in ((set(train.of("person").tolist()), "training windows"), (set(_seen(card)), "pretraining")):
+    for seen, where in ((set(train.of("person").tolist()), "training windows"), (set(seen_people(card)), "pretraining")):
         both = sorted(people & seen)
         if both:
             raise ValueError(f"{len(both)} test people ({', '.join(both[:3])}) are in {where}; split by subject")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
 def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, Windows]:
     """Training and test windows from a `windows:` block.
 
-    `train:` and `test:` choose recordings by words of their headers; the rest says how they are cut: `trials:` with
-    `tmin_s`, `tmax_s` and `labels`, or `length_s` with `stride_s`.
+    `train:` and `test:` choose recordings by words of their headers, or are lists of such choices, joined; the rest says
+    how they are cut: `trials:` with `tmin_s`, `tmax_s` and `labels`, or `length_s` with `stride_s`.
     """
     config.check_blocks(given, (*SIDES, "trials", "length_s", "stride_s"), where)
     missing = [side for side in SIDES if side not in given]
@@ -65,7 +66,7 @@ def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, 
         raise config.ConfigError(
             f"{where}: expected train:, test: and either trials: or length_s:; got {', '.join(given)}"
         )
-    parts = [corpus.where(**(given[side] or {})) for side in SIDES]
+    parts = [_chosen(corpus, given[side] or {}) for side in SIDES]
     if "trials" in given:
         cut = given["trials"]
         config.check_blocks(cut, ("tmin_s", "tmax_s", "labels"), f"{where}: trials")
@@ -77,6 +78,13 @@ def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, 
     else:
         found = [p.windows(given["length_s"], given.get("stride_s")) for p in parts]
     return found[0], found[1]
+
+
+def _chosen(corpus: Corpus, side: dict[str, Any] | list[dict[str, Any]]) -> Corpus:
+    """The recordings of one choice, or of any of several, in the corpus's order."""
+    choices = side if isinstance(side, list) else [side]
+    found = {r.id for words in choices for r in corpus.where(**words).recordings}
+    return replace(corpus, recordings=tuple(r for r in corpus.recordings if r.id in found))
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ def read(item: dict[str, Any]) -> dict[str, Any] | None:
         "values": values,
         "rows": rows if len(rows) == values.shape[0] else [str(i + 1) for i in range(values.shape[0])],
         "columns": columns if len(columns) == values.shape[1] else [str(i + 1) for i in range(values.shape[1])],
+        "note": str(item.get("note") or ""),
     }
 
 
@@ -82,6 +83,7 @@ def smaller(matrix: dict[str, Any]) -> dict[str, Any]:
         "values": values,
         "rows": matrix["rows"][:: steps[0]],
         "columns": matrix["columns"][:: steps[1]],
+        "note": matrix["note"],
     }
 
 
@@ -99,6 +101,7 @@ def one(group: Group, matrices: list[dict[str, Any]], number_of: int) -> str:
         add_panel(drawing, matrix, row, column, axis.xaxis.domain, axis.yaxis.domain)
     drawing.update_annotations(font={"size": 12})
     caption = "Look for the same pattern in every panel; each has its own colour scale, so compare shapes, not shades."
+    caption += "".join(f" {note}" for note in dict.fromkeys(m["note"] for m in matrices if m["note"]))
     if len(matrices) > len(shown):
         caption += f" The first {len(shown)} of {len(matrices)} are shown."
     return plot(

@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 from brainfm.report import (
     audit_table,
     confusion,
+    devices,
     few_shot,
     learning_curves,
     matrices,
@@ -21,6 +22,7 @@ from brainfm.report import (
     summary,
     topographies,
     traces,
+    usage,
     verdict,
 )  # fmt: skip
 from brainfm.report.inputs import read_json, read_model
@@ -187,6 +189,7 @@ def sections(
         "traces": traces.draw(results, models),
         "matrices": matrices.draw(results, models),
         "topographies": topographies.draw(results, models),
+        "codes": usage.draw(results, models),
         "learning": learning_curves.draw(models),
     }
     inside = {k: f'<div class="figures">{"".join(v)}</div>' if v else "" for k, v in drawn.items()}
@@ -194,11 +197,14 @@ def sections(
         ("says", "What this says", "", verdict.paragraph(results, audit)),
         ("summary", "Summary", "", summary.table(results)),
         ("scores", "Scores with their intervals", "The table above as a picture.", inside["scores"]),
+        ("devices", "Together or apart", "The same steps on EEG, on MEG, and on both; unseen devices first.",
+         devices.table(results)),
         ("few-shot", "With few labels", "The same task with fewer labelled examples.", inside["few-shot"]),
         ("confusions", "Confusions", "Counts of tested trials; rows are what was true.", inside["confusions"]),
         ("traces", "Traces", "Examples, not averages.", inside["traces"]),
-        ("matrices", "Matrices", "What was found beside what was put in, and likenesses.", inside["matrices"]),
+        ("matrices", "Matrices", "What was found beside what was put in, likenesses, attention.", inside["matrices"]),
         ("topographies", "Topographies", "", inside["topographies"]),
+        ("codes", "Use of the codes", "How many of its codes a tokenizer needs, depth by depth.", inside["codes"]),
         ("models", "Models", "", model_table.table(models)),
         ("learning", "Learning curves", "", inside["learning"]),
         ("audit", "Leak audit", "", audit_table.table(audit)),

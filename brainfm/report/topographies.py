@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import mne
@@ -29,9 +30,23 @@ INTERPOLATED = 8
 
 
 def draw(results: Sequence[dict[str, Any]], models: Sequence[Model]) -> list[str]:
-    """One image for each result and each model that has topographies."""
-    found = [(g, [m for m in map(read, g.items) if m]) for g in groups(results, models, "topographies", "positions")]
+    """One image for each result and each model that has topographies, and for each montage that its maps name."""
+    montages = [m for group in groups(results, models, "topographies", "positions") for m in by_montage(group)]
+    found = [(group, [m for m in map(read, group.items) if m]) for group in montages]
     return [one(group, kept, i) for i, (group, kept) in enumerate((x for x in found if x[1]), 1)]
+
+
+def by_montage(group: Group) -> list[Group]:
+    """The group's maps apart by the montage that they are of; those that name none stay together."""
+    names = list(dict.fromkeys(str(item.get("montage") or "") for item in group.items))
+    return [
+        replace(
+            group,
+            title=f"{group.title}: {name}" if name else group.title,
+            items=[item for item in group.items if str(item.get("montage") or "") == name],
+        )
+        for name in names
+    ]
 
 
 def read(item: dict[str, Any]) -> dict[str, Any] | None:

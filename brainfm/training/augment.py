@@ -56,6 +56,31 @@ class ChannelDrop:
 
 
 @dataclass(frozen=True)
+class PlaceDrop:
+    """Forget where channels are, so that a model learns what to make of recordings without positions.
+
+    Attributes:
+        p: chance of each window. Of its channels a share loses its place that is itself drawn evenly from 0 to 1.
+    """
+
+    p: float = 0.1
+
+    def __post_init__(self) -> None:
+        _between("p", self.p, 0, 1)
+
+    def __call__(self, batch: TokenBatch, generator: Generator) -> TokenBatch:
+        """The batch with places, and orientations, unknown."""
+        window = torch.rand(len(batch), 1, generator=generator) < self.p
+        share = torch.rand(len(batch), 1, generator=generator)
+        drop = (window & (torch.rand(batch.kind.shape, generator=generator) < share))[..., None]
+        return replace(
+            batch,
+            place=batch.place.masked_fill(drop, torch.nan),
+            orientation=batch.orientation.masked_fill(drop, 0.0),
+        )
+
+
+@dataclass(frozen=True)
 class TimeShift:
     """Shift a window in time, around its end: what leaves on one side comes in on the other.
 
@@ -204,6 +229,7 @@ class SurrogatePhase:
 #: What `augment:` of a configuration may name.
 KNOWN: dict[str, Callable[..., Augmentation]] = {
     "channel_drop": ChannelDrop,
+    "place_drop": PlaceDrop,
     "time_shift": TimeShift,
     "amplitude_scale": AmplitudeScale,
     "band_stop": BandStop,

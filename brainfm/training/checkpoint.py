@@ -23,6 +23,7 @@ from torch import nn
 from brainfm import catalog
 from brainfm.shards.read import Windows
 from brainfm.tokens import Facts
+from brainfm.training import model_card
 from brainfm.training.batches import Batcher, WindowDataset
 from brainfm.training.input_checks import expected_by
 
@@ -98,6 +99,7 @@ class Pretrained:
         described = {**self.config, "facts": asdict(self.facts)}
         (part / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
         write_card(part, self.card)
+        (part / model_card.README).write_text(model_card.text(self.config, asdict(self.facts), self.card))
         for name, path in (beside or {}).items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, part / name)
         old = folder.with_name(f".{folder.name}.old")

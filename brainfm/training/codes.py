@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,13 @@ from torch.utils.data import Dataset
 
 from brainfm.codebooks.braintokenizer import BrainTokenizer
 from brainfm.recording import KINDS
-from brainfm.shards.codes import StoredCodes, stride_of
+from brainfm.shards.codes import CodeCorpus, StoredCodes, stride_of
 from brainfm.shards.read import Windows
 from brainfm.tokens import TokenBatch
 from brainfm.training.checkpoint import Pretrained, facts_from
+
+#: Folder of the tokenizer inside a folder of codes: codes mean nothing without it.
+TOKENIZER = "tokenizer"
 
 
 class CodeDataset(Dataset):
@@ -102,24 +104,31 @@ def tokenizer_in(pretrained: Pretrained, where: str) -> Pretrained:
     return Pretrained(network, config, facts_from(inner["facts"]), pretrained.card.get("tokenizer") or {})
 
 
-def check_codes(recordings: Sequence[StoredCodes], tokenizer: BrainTokenizer, overlap: float | None = None) -> None:
-    """Check that codes were made by a tokenizer, and with the overlap that a model uses on signals.
+def check_codes(corpus: CodeCorpus, tokenizer: BrainTokenizer, overlap: float | None = None) -> None:
+    """Check that codes were made by the tokenizer beside them, and with the overlap that a model uses on signals.
 
     Args:
-        recordings: of code shards. tokenizer: what shall read them. overlap: of the model; any if None.
+        corpus: codes. tokenizer: what shall read them. overlap: of the model; any if None.
 
     Raises:
-        ValueError: naming the shard that was made by another tokenizer or with another overlap.
+        ValueError: naming the recording that was coded by another tokenizer or with another overlap.
     """
-    expected = tokenizer_hash(tokenizer)
-    for stored in recordings:
-        if stored.tokenizer_hash != expected:
+    own = tokenizer_hash(tokenizer)
+    for one in corpus.recordings:
+        where = f"{one.id} in {corpus.root}"
+        if one.tokenizer_hash != own:
             raise ValueError(
-                f"{stored.path}: its codes are of the tokenizer {stored.tokenizer_hash[:12]}, and the one beside them "
-                f"is {expected[:12]}; remove the shard or tokenize again with one tokenizer"
+                f"{where}: codes of tokenizer {one.tokenizer!r} {one.tokenizer_hash[:12]}, but {TOKENIZER}/ beside "
+                f"them is {own[:12]}; codes mean nothing to another tokenizer: run `brainfm tokenize` again, or remove "
+                f"{one.path} if it is a rest of an earlier run"
             )
-        if overlap is not None and stored.stride != stride_of(stored.patch, overlap):
+        if overlap is not None and one.stride != stride_of(one.patch, overlap):
             raise ValueError(
-                f"{stored.path}: its windows overlap by {stored.overlap:g}, and the model uses {overlap:g} on signals; "
-                f"set `overlap: {stored.overlap:g}` of the model, or tokenize again with `--overlap {overlap:g}`"
+                f"{where}: windows of codes overlap by {one.overlap:g}, those that the model makes of a signal by "
+                f"{overlap:g}; set `overlap: {one.overlap:g}` of the model, or tokenize with `--overlap {overlap:g}`"
             )
+
+
+def windows_in(length: float, patch: int, stride: int) -> int:
+    """How many windows of `patch` samples every `stride` come nearest to `length` samples; at least one."""
+    return max(1, round((length - (patch - stride)) / stride))

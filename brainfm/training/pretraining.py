@@ -171,11 +171,15 @@ class Pretraining(pl.LightningModule):
 
 @dataclass
 class Trained:
-    """What a run leaves: seconds, the last value of every metric, the folder of its curves."""
+    """What a run leaves: seconds, the last value of every metric, its curves.
+
+    `gathered` is a checkpoint with the whole weights where several processes trained: each may hold a part of them only.
+    """
 
     seconds: float
     metrics: dict[str, float]
     curves: Path
+    gathered: Path | None = None
 
 
 def train(
@@ -248,12 +252,14 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
         finally:
             torch.set_num_threads(before)
+    gathered = None
     if ranks.world() > 1:  # what follows is the first rank's alone
-        torch.distributed.barrier()
+        gathered = work / "gathered.ckpt"
+        trainer.save_checkpoint(gathered, weights_only=True)
         torch.distributed.destroy_process_group()
     if first_rank():
         join_curves(earlier, curves)
-    return Trained(clock.seconds(), last_values(curves), curves)
+    return Trained(clock.seconds(), last_values(curves), curves, gathered)
 
 
 def first_rank() -> bool:

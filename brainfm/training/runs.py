@@ -11,26 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch import nn
 
 from brainfm import catalog, config
-from brainfm.shards.codes import CodeCorpus, open_codes
+from brainfm.shards.codes import CodeCorpus, StoredCodes, open_codes
 from brainfm.shards.read import Corpus, Windows, open_shards
 from brainfm.shards.stored import rate
 from brainfm.training import augment, checkpoint
 from brainfm.training.batches import WindowDataset, facts_of
 from brainfm.training.checkpoint import Pretrained
-from brainfm.training.codes import CodeDataset, tokenizer_hash
+from brainfm.training.codes import TOKENIZER, CodeDataset, check_codes, windows_in
 from brainfm.training.data import ShardData, parts
 from brainfm.training.pretraining import Settings, first_rank, train
 
 BLOCKS = ("model", "objectives", "training", "windows")
-#: Folder of the tokenizer inside a folder of codes: codes mean nothing without it.
-TOKENIZER = "tokenizer"
 
 
 def sides(corpus: Corpus | CodeCorpus, length_s: float, stride_s: float | None = None, shortest_s: float | None = None,
-          datasets: list[str] | None = None, sessions: list[str] | None = None) -> tuple[Windows, Windows]:  # fmt: skip
+          datasets: list[str] | None = None, sessions: list[str] | None = None,
+          devices: list[str] | None = None) -> tuple[Windows, Windows]:  # fmt: skip
     """Training and validation windows of a corpus, by the split that ingest decided.
 
     Without validation recordings the last tenth of the training windows of each recording stands in, cut off in time.
@@ -38,21 +38,28 @@ def sides(corpus: Corpus | CodeCorpus, length_s: float, stride_s: float | None =
     Args:
         corpus: recordings of one or more datasets, or their codes.
         length_s, stride_s, shortest_s: as in `Corpus.windows`; codes come in whole windows of their tokenizer.
-        datasets, sessions: only these.
+        datasets, sessions, devices: only these.
     """
-    words = {k: v for k, v in (("dataset", datasets), ("session", sessions)) if v}
-    corpus = corpus.where(**words)
+    corpus = corpus.where(**chosen(datasets, sessions, devices))
     windows = _cut(corpus.where(split="train"), length_s, stride_s, shortest_s)
     if any(r.split == "val" for r in corpus.recordings):
         return windows, _cut(corpus.where(split="val"), length_s, stride_s, shortest_s)
     return cut_in_time(windows)
 
 
+def chosen(
+    datasets: list[str] | None = None, sessions: list[str] | None = None, devices: list[str] | None = None
+) -> dict[str, list[str]]:
+    """Words for `Corpus.where`; what is not given is not asked."""
+    return {k: v for k, v in (("dataset", datasets), ("session", sessions), ("device", devices)) if v}
+
+
 def _cut(corpus: Corpus | CodeCorpus, length_s: float, stride_s: float | None, shortest_s: float | None) -> Windows:
     if isinstance(corpus, Corpus):
         return corpus.windows(length_s, stride_s, shortest_s)
-    one = corpus.recordings[0].patch / corpus.recordings[0].sfreq
-    return corpus.windows(max(1, round(length_s / one)), max(1, round((stride_s or length_s) / one)))
+    one = corpus.recordings[0]
+    count = windows_in(length_s * one.sfreq, one.patch, one.stride)
+    return corpus.windows(count, max(1, round((stride_s or length_s) * one.sfreq / one.stride)))
 
 
 def cut_in_time(windows: Windows, share: float = 0.1) -> tuple[Windows, Windows]:
@@ -100,8 +107,6 @@ def train_and_save(
     make = catalog.load(kind, name).build
     inner = checkpoint.load(data / TOKENIZER) if (data / TOKENIZER).exists() else None
     corpus = open_codes(data) if inner else open_shards(data)
-    if inner:
-        _check_codes(corpus, inner.model, data)
     supplied = tuple(p for p in ("facts", "codebook") if p in inspect.signature(make).parameters)
     keywords = config.keywords(make, settings["model"], f"{where}: model", supplied)
     window = config.keywords(sides, settings["windows"], f"{where}: windows", ("corpus",))
@@ -113,6 +118,8 @@ def train_and_save(
     if inner:
         described["codebook"] = {**inner.config, "facts": asdict(inner.facts)}
     model = checkpoint.build(described, facts, inner.model if inner else None)
+    if isinstance(corpus, CodeCorpus) and inner:
+        check_codes(corpus, inner.model, getattr(model, "overlap", 0.0))
     pretrained = Pretrained(model, described, facts)
     objectives = [_objective(n, k or {}, where) for n, k in settings["objectives"].items()]
     batcher = pretrained.batcher()
@@ -149,10 +156,16 @@ def train_and_save(
     done = train(model, objectives, loaded, tuned, seed, work, recipe)
     if not first_rank():
         raise SystemExit(0)
+    if done.gathered:
+        pretrained.model = checkpoint.build(described, facts)
+        weights = torch.load(done.gathered, map_location="cpu", weights_only=True)["state_dict"]
+        own = {k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")}
+        checkpoint.fit(pretrained.model, own, str(done.gathered))
     pretrained.card = {
         "title": out.name, "objective": sorted(settings["objectives"]), "parameters": checkpoint.parameters(model),
         "seconds": round(done.seconds, 1), "metrics": done.metrics, "seed": seed, "settings": settings,
         "subjects": {n: sorted(set(map(str, w.of("person")))) for n, w in (("train", train_rows), ("val", val_rows))},
+        "devices": sorted({str(d) for w in (train_rows, val_rows) for d in w.of("device")}),
         "windows": {"train": train_rows.intervals(), "val": val_rows.intervals()},
         "checksums": {
             r.id: getattr(r, "source_checksum", r.checksum) for r in corpus.recordings if r.split in ("train", "val")
@@ -167,28 +180,21 @@ def train_and_save(
     return pretrained
 
 
-def _check_codes(corpus: CodeCorpus, tokenizer: nn.Module, data: Path) -> None:
-    """Raise ValueError where codes are not those of the tokenizer that lies beside them."""
-    own = tokenizer_hash(tokenizer)
-    for one in corpus.recordings:
-        if one.tokenizer_hash != own:
-            raise ValueError(
-                f"{one.id} in {data}: codes of tokenizer {one.tokenizer!r} {one.tokenizer_hash[:12]}, but {TOKENIZER}/ "
-                f"beside them is {own[:12]}; codes mean nothing to another tokenizer: run `brainfm tokenize` again"
-            )
-
-
 def _objective(name: str, given: dict[str, Any], where: str) -> nn.Module:
     made = catalog.load_class("objectives", name)
     return made(**config.keywords(made, given, f"{where}: objectives: {name}"))
 
 
 def _datasets(corpus: Corpus) -> list[dict[str, Any]]:
-    """Name, simulated or not, licence, subjects and processing of each dataset, from the shards' headers."""
+    """Name, simulated or not, licence, subjects and the first recording's processing of each dataset, from headers.
+
+    Codes carry no processing of their own; that of their tokenizer's data stands in its card.
+    """
     found: dict[str, dict[str, Any]] = {}
     for r in corpus.recordings:
         entry = found.setdefault(r.dataset, {
             "name": r.dataset, "simulated": r.simulated, "modality": r.modality, "subjects": 0, **r.card(),
+            **({} if isinstance(r, StoredCodes) else {"steps": r.provenance()["steps"]}),
         })  # fmt: skip
         entry["subjects"] = len({x.person for x in corpus.recordings if x.dataset == r.dataset})
     return sorted(found.values(), key=lambda x: x["name"])

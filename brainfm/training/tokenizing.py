@@ -14,14 +14,14 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from brainfm.codebooks.braintokenizer import BrainTokenizer
-from brainfm.codebooks.sensors import RELEASED_TYPES
 from brainfm.recording import KINDS
 from brainfm.shards.codes import Coded, Tokenizer, is_current, open_codes, stride_of, summary, write_codes
 from brainfm.shards.read import Corpus, Windows
 from brainfm.shards.stored import Stored
 from brainfm.training.batches import Batcher
 from brainfm.training.checkpoint import evaluating
-from brainfm.training.codes import tokenizer_hash
+from brainfm.training.codes import tokenizer_hash, windows_in
+from brainfm.training.input_checks import Expected
 
 #: Windows of single channels that a batch holds at once, unless told otherwise: they decide the memory.
 ROWS = 1024
@@ -32,7 +32,7 @@ BLOCK = 64
 def tokenize(
     model: BrainTokenizer, corpus: Corpus, out: Path, window_s: float, batch_size: int | None = None,
     progress: bool = False, *, name: str | None = None, overlap: float = 0.0, features: str = "",
-    kinds: Sequence[str] = (),
+    expected: Expected | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the codes of a corpus as code shards `out/<dataset>/<file>`; those that are whole and current stay.
 
@@ -49,7 +49,7 @@ def tokenize(
         name: the tokenizer's name; that of `out` if None.
         overlap: share by which windows overlap.
         features: also store the quantised features, as "float16" or "float32"; "" for none.
-        kinds: kinds of channel that the tokenizer was trained on; any if empty. A released one knows its own.
+        expected: what the tokenizer was trained to read; warns of recordings that are not like that.
 
     Returns:
         bits_per_second, compression (against 16 bits per sample and channel), perplexity of each depth over all codes,
@@ -63,8 +63,11 @@ def tokenize(
         name or out.name, tokenizer_hash(model), model.patch, model.codes_per_depth, float(window_s), float(overlap),
         features,
     )  # fmt: skip
-    failed = {r.id: why for r in corpus.recordings if (why := unfit(model, r, kinds))}
+    failed = {r.id: why for r in corpus.recordings if (why := unfit(model, r))}
     usable = sorted((r for r in corpus.recordings if r.id not in failed), key=lambda r: (str(r.path), r.group))
+    if expected is not None:
+        for stored in usable:
+            expected.check(stored.id, stored.channels, stored.sfreq)
     shards = [list(found) for _, found in groupby(usable, key=lambda r: r.path)]
     places = [out / recordings[0].dataset / recordings[0].path.name for recordings in shards]
     for i, place in enumerate(places):
@@ -94,11 +97,8 @@ def tokenize(
     return {**{w: figures[w] for w in words}, "shards_written": written, "shards_kept": kept, "failed": failed}
 
 
-def unfit(model: BrainTokenizer, stored: Stored, kinds: Sequence[str] = ()) -> str:
-    """Why a tokenizer that was trained on these kinds of channel cannot take a recording, with the mend; "" if it can.
-
-    A released tokenizer knows the kinds of `RELEASED_TYPES`.
-    """
+def unfit(model: BrainTokenizer, stored: Stored) -> str:
+    """Why a tokenizer cannot take a recording, with the mend; "" where it can."""
     if not stored.sfreq:
         return "it holds spikes and no signal, which this tokenizer does not read: leave it out"
     if stored.sfreq != model.sfreq:
@@ -106,20 +106,14 @@ def unfit(model: BrainTokenizer, stored: Stored, kinds: Sequence[str] = ()) -> s
             f"{stored.sfreq:g} samples per second; this tokenizer was built for {model.sfreq:g}: ingest the recording "
             f"with `--sfreq-hz {model.sfreq:g}` (`sfreq_hz` of a dataset's configuration) or train a tokenizer for it"
         )
-    known = [k for k, row in zip(KINDS, RELEASED_TYPES, strict=True) if row >= 0] if model.released else list(kinds)
-    strange = sorted({k for k in stored.channels.kind if known and k not in known})
-    if strange:
+    known = [k for k, row in zip(KINDS, model.sensors.types, strict=True) if row >= 0]
+    if strange := sorted(set(stored.channels.kind) - set(known)):
         count = sum(k in strange for k in stored.channels.kind)
         return (
             f"{count} of {len(stored.channels)} channels are of kind {', '.join(strange)}; this tokenizer knows "
             f"{', '.join(known)}: ingest the recording without them or train a tokenizer on such channels"
         )
     return ""
-
-
-def windows_in(length: float, patch: int, stride: int) -> int:
-    """How many windows of `patch` samples every `stride` come nearest to `length` samples; at least one."""
-    return max(1, round((length - (patch - stride)) / stride))
 
 
 @torch.no_grad()
@@ -148,7 +142,7 @@ def _codes_of(
         found = model.sources_of(batcher(index, taken).to(device), tokenizer.overlap)
         split = (len(taken), model.sources, -1, model.tokens_per_window)
         codes = found.codes.cpu().numpy().astype(np.uint16).reshape(*split, model.depth).swapaxes(1, 2)
-        real = found.mask.cpu().numpy().reshape(split).any(axis=(1, 3))
+        real = found.mask.view(*split).any(dim=3).any(dim=1).cpu().numpy()
         for i, row in enumerate(taken):
             there = real[i, : count[row]]
             parts.append(codes[i, : count[row]][there])
