@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch.utils.data import Dataset
 
 from brainfm import catalog
 from brainfm.metrics import balanced_accuracy
 from brainfm.objectives.supervised import Supervised
 from brainfm.shards.read import Windows
 from brainfm.shards.read import open_shards as open_shards
-from brainfm.training import checkpoint
+from brainfm.training import checkpoint, hub
 from brainfm.training.batches import ArrayDataset, WindowDataset
 from brainfm.training.checkpoint import Pretrained
 
@@ -39,7 +38,9 @@ ADAPT = ("probe", "finetune")
 
 
 def load(folder: str | Path) -> Pretrained:
-    """Load a pretrained model from its folder; every weight must match.
+    """Load a pretrained model from its folder, or from a hub by `hf://owner/name[@revision][/subfolder]`.
+
+    Every weight must match.
 
     >>> encoder = load("data/models/luna_tiny")  # doctest: +SKIP
     >>> encoder.facts.sfreq  # doctest: +SKIP
@@ -48,8 +49,10 @@ def load(folder: str | Path) -> Pretrained:
     Raises:
         FileNotFoundError: where there is no model, with the nearest name.
         CheckpointError: where a weight is missing, left over or of another shape.
+        ConnectionError: where the hub does not answer.
+        ImportError: for an address of a hub without huggingface_hub.
     """
-    return checkpoint.load(folder)
+    return checkpoint.load(hub.folder_of(folder) if hub.is_address(folder) else folder)
 
 
 def list_models() -> list[str]:
@@ -143,7 +146,7 @@ class Decoder:
         features = torch.tensor(self.encoder.pooled(trials))
         if isinstance(self._head, Supervised):
             with torch.inference_mode():
-                return self._head.head(self._head.norm(features)).softmax(1).numpy()
+                return self._head.readout(features).softmax(1).numpy()
         z = (features.double() - self._head["mean"]) / self._head["scale"]
         logits = z @ self._head["weight"].T + self._head["bias"]
         if logits.shape[1] == 1:
@@ -205,44 +208,26 @@ class Decoder:
         decoder.channels_, decoder.samples_ = described["channels"], described["samples"]
         weights = checkpoint.read_weights(folder / "readout.safetensors")
         if described["supervised"]:
-            decoder._head = Supervised(weights["head.weight"].shape[1], len(decoder.classes_)).eval()
+            decoder._head = Supervised(weights["readout.head.weight"].shape[1], len(decoder.classes_)).eval()
             checkpoint.fit(decoder._head, weights, str(folder / "readout.safetensors"))
         else:
             decoder._head = weights
         return decoder
 
     def _finetune(self, trials: WindowDataset | ArrayDataset, labels: np.ndarray) -> tuple[Pretrained, Supervised]:
-        """Train a copy of the network with a linear head.
+        """Train a copy of the network with a linear head; no trial is spared to stop early."""
+        from brainfm.training.finetuning import Labelled, Tuning, finetune
 
-        The loss and accuracy that it prints are those of the trials it is trained on: no trial is spared to stop early.
-        """
-        from brainfm.training.data import ShardData
-        from brainfm.training.pretraining import Settings, train
-
-        torch.manual_seed(self.seed)
         tuned = Pretrained(
             deepcopy(self.encoder.model), self.encoder.config, self.encoder.facts, dict(self.encoder.card)
         )
-        for parameter in tuned.model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        tuned.model.train()
         with torch.inference_mode(), checkpoint.evaluating(tuned.model):
             width = tuned.model.encode(trials.__getitems__([0])).pooled.shape[1]
-        head = Supervised(width, len(self.classes_))
-        labelled = _Labelled(trials, labels)
-        settings = Settings(
-            steps=self.steps,
-            batch_size=min(32, len(labels)),
-            learning_rate=self.learning_rate,
-            validations=2,
-            threads=1,
-        )
-        data = ShardData(labelled, labelled, ["all"] * len(labels), settings.batch_size, self.steps, self.seed)
-        work = Path(tempfile.mkdtemp(prefix="brainfm-finetune-"))
-        try:
-            train(tuned.model, [head], data, settings, self.seed, work / "run", {"finetune": str(work)})
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            head = Supervised(width, len(self.classes_))
+        tuning = Tuning(self.steps, min(32, len(labels)), self.learning_rate)
+        finetune(tuned.model, head, Labelled(trials, np.arange(len(labels)), labels), None, tuning, self.seed)
         tuned.model.eval()
         tuned.card["finetuned"] = {"trials": len(labels), "steps": self.steps, "classes": self.classes_.tolist()}
         return tuned, head.eval()
@@ -270,21 +255,6 @@ class Decoder:
             rows = [table.name.index(n) for n in self.channels_]
             signal, table = signal[:, rows], table.pick(rows)
         return ArrayDataset(signal, table, sfreq, self.encoder.batcher())
-
-
-class _Labelled(Dataset):
-    """Batches of another dataset with class numbers in `aligned`."""
-
-    def __init__(self, trials: Any, labels: np.ndarray) -> None:
-        self.trials, self.labels = trials, torch.from_numpy(labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, rows: list[int]) -> Any:
-        batch = self.trials.__getitems__(rows)
-        batch.aligned["label"] = self.labels[rows]
-        return batch
 
 
 def _labels(X: Any) -> np.ndarray:

@@ -118,11 +118,67 @@ def ingest(
 
 
 @app.command()
-def tokenize(key: Key, seed: Seed = None) -> None:
-    """Train a tokenizer on a corpus and write its codes as shards."""
+def tokenize(
+    what: Annotated[str, typer.Argument(help="A key of configs/pipeline.yaml; with --with a folder of shards.")],
+    with_: Annotated[
+        Path | None, typer.Option("--with", help="A saved tokenizer, or a model with one inside: nothing is trained.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the codes; needed with --with.")] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Also store what the codes stand for, as vectors.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="Of the features: float16 or float32.")] = "float16",
+    overlap: Annotated[
+        float | None, typer.Option(help="Share by which windows overlap; that of the model or configuration, or 0.")
+    ] = None,
+    window_s: Annotated[
+        float | None, typer.Option(help="With --with: seconds that the tokenizer sees at once; as in its training.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Stretches of --window-s in a batch; by the channels if not given.")
+    ] = None,
+    seed: Seed = None,
+) -> None:
+    """Train a tokenizer on a corpus and write its codes as shards; or write codes by a saved tokenizer.
+
+      brainfm tokenize data/shards/mine --with data/models/braintokenizer_tiny --out data/codes/mine
+
+    Codes that are whole and current are kept, and a run that was killed goes on at the next shard. A recording that the
+    tokenizer cannot take is named with what mends it, all others are done, and the exit status is 1.
+    """
     from brainfm.stages import tokenize as stage
 
-    stage.run(key, _seed(seed))
+    stored = dtype if features else None
+    if with_ is None:
+        if Path(what).exists():
+            raise ValueError(f"{what} is a path; say `--with MODEL --out FOLDER` to write the codes of its recordings")
+        if out is not None or window_s is not None:
+            raise ValueError("--out and --window-s go with --with MODEL; a key has both from its configuration")
+        stage.run(what, _seed(seed), overlap, stored, batch_size)
+    elif out is None:
+        raise ValueError("--with needs --out FOLDER for the codes")
+    else:
+        stage.run_path(Path(what), with_, out, window_s, overlap, stored, batch_size)
+
+
+@app.command("decode-codes")
+def decode_codes(
+    codes: Annotated[Path, typer.Argument(help="A folder of codes with their tokenizer, or a part of it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the FIF files.")],
+    against: Annotated[Path | None, typer.Option(help="Shards that were tokenized: print and keep the error.")] = None,
+    scale_of_source: Annotated[
+        bool, typer.Option("--scale-of-source", help="SI units by the mean and deviation of each window of --against.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="The error as one JSON line per recording and kind.")] = False,
+) -> None:
+    """Turn codes back into signals: one FIF file per recording, which MNE opens.
+
+    The numbers are z-scores, each channel and window in units of its own deviation, and not volts. With --against the
+    error is printed by recording and kind of channel (mean Pearson correlation, R2, NRMSE) and kept as error.json.
+    """
+    from brainfm import decode_codes as verb
+
+    verb.run(codes, out, against, scale_of_source, json)
 
 
 @app.command()
@@ -204,6 +260,49 @@ def finetune(
     _print_result(score)
 
 
+@app.command("import-weights")
+def import_weights(
+    system: Annotated[str, typer.Argument(help="Whose layout it is: brainomni.")],
+    folder: Annotated[
+        str, typer.Argument(help="With model_cfg.json and BrainOmni.pt or BrainTokenizer.pt; or hf://owner/name/tiny.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    rope: Annotated[
+        str,
+        typer.Option(
+            help="regenerated: whole rotations, what the network was trained with. as_released: their cosines alone, "
+            "what the released files make of the released program. A tokenizer alone has none."
+        ),
+    ] = "regenerated",
+    check: Annotated[
+        Path | None,
+        typer.Option(help="A .npz of golden numbers: compare, print one line of JSON, save only what passes."),
+    ] = None,
+) -> None:
+    """Bring a published checkpoint into a model folder: every weight is used and filled, or it is refused.
+
+    With --check the exit status is 1 where codes differ or a float differs by more than 1e-4, under either policy of
+    --rope; other text goes to standard error.
+    """
+    from brainfm.training import released
+
+    raise typer.Exit(0 if released.bring(system, folder, out, rope, check) else 1)
+
+
+@app.command("export-weights")
+def export_weights(
+    model: Annotated[str, typer.Argument(help="A model's folder: BrainOmni, or BrainTokenizer, built as released.")],
+    out: Annotated[Path, typer.Option(help="Folder for model_cfg.json and BrainOmni.pt or BrainTokenizer.pt.")],
+    layout: Annotated[str, typer.Option(help="Whose layout: brainomni.")] = "brainomni",
+) -> None:
+    """Write a model in the layout of the published checkpoints; import-weights gives back the same weights."""
+    from brainfm import api
+    from brainfm.training import released
+
+    for path in released.export_weights(api.load(model), out, layout):
+        print(path)
+
+
 @app.command("list")
 def list_(
     what: Annotated[
@@ -238,7 +337,7 @@ def main() -> None:
     except ImportError as error:
         _stop(error, 2)
     except RuntimeError as error:
-        if type(error).__name__ not in ("IngestError", "LeakageError"):
+        if type(error).__name__ not in ("IngestError", "TokenizeError", "DecodeError", "LeakageError"):
             raise
         _stop(error, 1)
     except KeyboardInterrupt:

@@ -49,11 +49,40 @@ def show(path: Path) -> None:
     elif path.suffix == ".html":
         _show_report(path)
     elif path.is_dir() or path.suffix == ".h5":
-        _show_shards(path)
+        (_show_codes if _holds_codes(path) else _show_shards)(path)
     else:
         raise ValueError(
             f"{path} is neither a shard (.h5), a folder of shards, a model folder, a result (.json) nor a report"
         )
+
+
+def _holds_codes(path: Path) -> bool:
+    from brainfm.shards import schema
+    from brainfm.shards.codes import SCHEMA
+
+    return schema.kind_of(schema.shard_files(path, "no shard under {}; make them with `brainfm ingest`")[0]) == SCHEMA
+
+
+def _show_codes(path: Path) -> None:
+    """One table for each tokenizer and way that it was run."""
+    from brainfm.shards.codes import open_codes, summary
+
+    corpus = open_codes(path)
+    for said in summary(corpus.recordings):
+        table = Table(title=f"{path}: codes of {len(corpus.people)} people", show_header=False)
+        perplexity = ", ".join(f"{p:.1f}" for p in said["perplexity"])
+        rows = {
+            "tokenizer": f"{said['tokenizer']}, {said['tokenizer_hash'][:12]}",
+            "recordings": f"{said['recordings']}, {said['windows']} windows, {said['seconds'] / 60:.1f} minutes",
+            "windows": f"{said['patch']} samples, overlap {said['overlap']:g}; {said['window_s']:g} s seen at once",
+            "bits per second": f"{said['bits_per_second']:.0f}",
+            "compression": f"{said['compression']:.1f} times less than int16",
+            "perplexity by depth": f"{perplexity} of {said['codes_per_depth']} codes",
+            "features": f"stored as {said['features']}" if said["features"] else "not stored",
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        CONSOLE.print(table)
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -127,7 +156,9 @@ def _show_model(path: Path) -> None:
         "network": f"{config['kind'].removesuffix('s')} {config['name']}, {card.get('parameters', 0):,} parameters",
         "keywords": json.dumps(config["keywords"]),
         "objective": ", ".join(card.get("objective", [])),
-        "trained": f"{card.get('steps', 0)} steps in {card.get('seconds', 0):.0f} s, seed {card.get('seed')}",
+        "trained": f"imported from {card['released']['source']}"
+        if "released" in card
+        else f"{card.get('steps', 0)} steps in {card.get('seconds', 0):.0f} s, seed {card.get('seed')}",
         "data": "; ".join(
             f"{d['name']}{' (simulated)' if d['simulated'] else ''}, {d['subjects']} people, {d['licence']}"
             for d in card.get("datasets", [])

@@ -205,6 +205,16 @@ def halves_overlap(p: Project) -> None:
     p.result["windows"]["halves"] = [p.span("d1", stop=5.0), p.span("d1", start=4.9)]
 
 
+def fold_tests_whom_it_fitted(p: Project) -> None:
+    """The sides of the whole are clean; one fold leaves a test person among those that it learns from."""
+    right = {"train": p.span("a1", "e1"), "val": p.span("b1"), "test": p.span("d1")}
+    p.result["folds"] = [right, {"train": p.span("a1", "d1"), "val": p.span("b1"), "test": p.span("d2", "e1")}]
+
+
+def fold_stops_by_whom_it_tests(p: Project) -> None:
+    p.result["folds"] = [{"train": p.span("a1"), "val": p.span("d2"), "test": p.span("d1")}]
+
+
 def pretrained_on_the_test(p: Project) -> None:
     p.card["windows"]["train"] |= p.span("d1", start=9.0)
 
@@ -379,6 +389,8 @@ PLANTED: list[tuple[Callable[[Project], None], str, str]] = [
     (shots_within_reach, REACH, "calibration and test: made_up/e/2/, the windows around 5.000 s are 1.000 s apart"),
     (shots_within_reach_in_a_segment, REACH, "the windows around 4.500 s are 0.500 s apart"),
     (halves_overlap, OVERLAP, "transfer task, first and second halves: made_up/d/1/ from 4.900 to 5.000 s"),
+    (fold_tests_whom_it_fitted, PERSONS, "transfer task, fold 2, train and test: person made_up/d is on both sides"),
+    (fold_stops_by_whom_it_tests, PERSONS, "transfer task, fold 1, val and test: person made_up/d is on both sides"),
     (pretrained_on_the_test, OVERLAP, "task's test and luna_tiny's train windows: made_up/d/1/ from 9.000"),
     (pretrained_on_the_shots, OVERLAP, "task's calibration and luna_tiny's train windows: made_up/e/2/ from 3.000"),
     (validated_on_the_test, OVERLAP, "luna_tiny's val windows: made_up/e/1/ from 0.000 to 0.500"),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from brainfm import catalog
+from brainfm.objectives.supervised import Supervised
 from brainfm.recording import Recording
 from brainfm.shards.read import Corpus, Windows, open_shards
 from brainfm.shards.write import write_shard
@@ -36,7 +37,7 @@ SMALL = {
     "spikes": ({"neurons": 8, "duration_s": 4.0}, 0.2),
 }
 #: What trains an entry, where a pretraining configuration does not say so.
-OBJECTIVES = {"braintokenizer": ("reconstruct",)}
+OBJECTIVES = {"braintokenizer": ("reconstruct",), "eegnet": ("supervised",)}
 ENTRIES = [(kind, name) for kind in ("codebooks", "models") for name in catalog.names(kind)]
 
 
@@ -111,8 +112,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Corpus]:
     return {m: open_shards(folder / m) for m in SMALL}
 
 
-def objectives(name: str) -> list[nn.Module]:
-    """Those of the pretraining configuration that wires the model."""
+def objectives(name: str, width: int) -> list[nn.Module]:
+    """Those of the pretraining configuration that wires the model, whose pooled encoding has this width."""
     from brainfm import config
 
     root = Path(__file__).parents[1] / "configs"
@@ -122,7 +123,8 @@ def objectives(name: str) -> list[nn.Module]:
             if item["model"] == name:
                 named = named or tuple(config.read(root / f"pretrain/{key}.yaml")["objectives"])
     assert named, f"no wiring trains {name}, so nothing says which objective to test it with"
-    return [catalog.load_class("objectives", o)() for o in named]
+    given = {"supervised": {"features": width, "classes": 2}}
+    return [catalog.load_class("objectives", o)(**given.get(o, {})) for o in named]
 
 
 def codebook_of(module: ModuleType, corpus: Corpus) -> dict | None:
@@ -147,12 +149,15 @@ class Case:
             config["codebook"] = book
         torch.manual_seed(0)
         self.pretrained = Pretrained(checkpoint.build(config, facts).eval(), config, facts, {"seed": 0})
-        self.objectives = objectives(name)
         self.windows = corpus.windows(self.seconds)
         self.modality = modality
+        self.objectives = objectives(name, self.pretrained.features(self.windows.take([0])).shape[1])
 
     def batch(self, windows: Windows | None = None):
-        return self.pretrained.batcher()(self.windows.take(np.arange(4)) if windows is None else windows)
+        batch = self.pretrained.batcher()(self.windows.take(np.arange(4)) if windows is None else windows)
+        if any(isinstance(o, Supervised) for o in self.objectives):
+            batch.aligned["label"] = torch.arange(len(batch)) % 2
+        return batch
 
 
 @pytest.fixture(scope="module", params=ENTRIES, ids=[name for _, name in ENTRIES])
@@ -225,7 +230,8 @@ def test_saving_again_replaces_the_model(case: Case, tmp_path: Path) -> None:
     fresh = case.pretrained.untrained(5)
     fresh.save(tmp_path / "model")
     assert checkpoint.load(tmp_path / "model").card == {"untrained": True}
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["card.json", "config.json", "model.safetensors"]
+    saved = ["README.md", "card.json", "config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == saved
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 

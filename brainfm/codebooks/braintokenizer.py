@@ -98,6 +98,7 @@ class BrainTokenizer(nn.Module):
     def __init__(
         self, patch: int, filters: int, ratios: tuple[int, ...], dim: int, heads: int, sources: int, depth: int,
         codes: int, lstm_layers: int, dropout: float, decay: float, threshold: float, released: bool, sfreq: float,
+        kernel: int = 5, last_kernel: int = 5,
     ) -> None:  # fmt: skip
         super().__init__()
         if patch % math.prod(ratios) or dim % heads:
@@ -109,12 +110,12 @@ class BrainTokenizer(nn.Module):
         self.tokens_per_window, self.heads, self.dropout = patch // math.prod(ratios), heads, dropout
         self.released, self.sfreq = released, sfreq
         self.sensors = Sensors(dim, released)
-        self.analysis = seanet.encoder(filters, tuple(ratios), dim, lstm_layers)
+        self.analysis = seanet.encoder(filters, tuple(ratios), dim, lstm_layers, kernel, last_kernel)
         self.queries = nn.Parameter(torch.empty(sources, dim))
         self.key, self.value, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.quantiser = ResidualQuantiser(depth, codes, dim, decay, threshold)
         self.source_key_value, self.channel_out = nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        self.synthesis = seanet.decoder(filters, tuple(ratios), dim, lstm_layers)
+        self.synthesis = seanet.decoder(filters, tuple(ratios), dim, lstm_layers, kernel, last_kernel)
         for layer in (self.key, self.value, self.out, self.source_key_value, self.channel_out):
             nn.init.normal_(layer.weight, std=dim**-0.5)
             nn.init.zeros_(layer.bias)
@@ -123,12 +124,17 @@ class BrainTokenizer(nn.Module):
     def windows(self, batch: TokenBatch, overlap: float = 0.0) -> Windows:
         """Cut a batch into windows of `patch` samples, reference and scale them.
 
-        Without overlap only whole windows count; with it a last window that is cut short is filled up with zeros.
+        Without overlap only whole windows count; with it a last window that is cut short is filled up with zeros. A
+        channel that is constant in a window, or not finite everywhere, counts as absent there.
 
         Raises:
-            ValueError: where the batch is shorter than one window, or holds events.
+            ValueError: where the batch is shorter than one window, of another sampling rate, or holds events.
         """
         signal = batch.signal()
+        if batch.sfreq != self.sfreq:
+            raise ValueError(
+                f"the batch has {batch.sfreq} samples per second; this tokenizer reads {self.sfreq}: resample first"
+            )
         known = batch.mask.view(len(batch), *batch.grid) & batch.channel_mask()[..., None]  # type: ignore[misc]
         real = known.repeat_interleave(batch.values.shape[-1], dim=2)
         if signal.shape[-1] < self.patch and not overlap:
@@ -167,7 +173,7 @@ class BrainTokenizer(nn.Module):
         b, _, w, t, _ = z.shape
         value = rearrange(self.value(z), "b c w t (h d) -> (b w t) h c d", h=self.heads)
         query = rearrange(self.queries, "s (h d) -> 1 h s d", h=self.heads).expand(len(key), -1, -1, -1)
-        allowed = _allowed(windows.mask, t)
+        allowed = None if windows.mask.all() else _allowed(windows.mask, t)
         dropout = self.dropout if self.training else 0.0
         y = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
         y = self.out(rearrange(y, "(b w t) h s d -> b s w t (h d)", b=b, w=w, t=t))
@@ -176,10 +182,13 @@ class BrainTokenizer(nn.Module):
     def _keys(self, windows: Windows, sensors: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of each channel `(batch, channel, window, token, dim)` and keys `(row, head, channel, feature)`."""
         mask = windows.mask
-        z = windows.signal.new_zeros(*mask.shape, self.tokens_per_window, self.dim)
-        if mask.any():
-            rows = self.analysis(windows.signal[mask].unsqueeze(1))
-            z = z.index_put((mask,), rows.transpose(1, 2).to(z.dtype))
+        shape = (*mask.shape, self.tokens_per_window, self.dim)
+        if mask.all():
+            z = self.analysis(windows.signal.flatten(0, 2).unsqueeze(2)).to(windows.signal.dtype).view(shape)
+        else:
+            z = windows.signal.new_zeros(shape)
+            if mask.any():
+                z = z.index_put((mask,), self.analysis(windows.signal[mask].unsqueeze(2)).to(z.dtype))
         key = self.key(z + sensors[:, :, None, None])
         return z, rearrange(key, "b c w t (h d) -> (b w t) h c d", h=self.heads)
 
@@ -194,7 +203,7 @@ class BrainTokenizer(nn.Module):
         real = mask[:, None, :, None].expand(latent.shape[:-1])
         keys = None if seed is None else draws.hashes(seed, tuple(real.shape[1:]), ROWS_DRAWN)[real]
         rows = self.quantiser(latent[real], keys)
-        features = torch.zeros_like(latent).index_put((real,), rows.values)
+        features = torch.zeros_like(latent, dtype=rows.values.dtype).index_put((real,), rows.values)
         codes = torch.zeros((*real.shape, self.depth), dtype=torch.int64, device=real.device)
         codes[real] = rows.codes
         return Sources(features.flatten(2, 3), codes.flatten(2, 3), real.flatten(2, 3), rows.commitment)
@@ -241,12 +250,14 @@ class BrainTokenizer(nn.Module):
         query = rearrange(sensors, "b c (h d) -> b h c d", h=h).repeat_interleave(len(key) // len(sensors), dim=0)
         dropout = self.dropout if self.training else 0.0
         y = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        y = rearrange(y, "(b w t) h c d -> b c w (h d) t", b=len(sensors), t=t)
+        y = rearrange(y, "(b w t) h c d -> b c w t (h d)", b=len(sensors), t=t)
+        if mask.all():
+            rows = self.synthesis(self.channel_out(y.flatten(0, 2)))
+            return rows.to(features.dtype).view(*mask.shape, self.patch)
         out = features.new_zeros(*mask.shape, self.patch)
         if not mask.any():
             return out
-        rows = self.channel_out(y[mask].transpose(1, 2)).transpose(1, 2)
-        return out.index_put((mask,), self.synthesis(rows).squeeze(1).to(out.dtype))
+        return out.index_put((mask,), self.synthesis(self.channel_out(y[mask])).squeeze(2).to(out.dtype))
 
     def autoencode(self, batch: TokenBatch, seen: Tensor | None = None, noise: float = 0.0) -> Autoencoding:
         """Encode the channels that are `seen`, decode all.
@@ -313,6 +324,8 @@ def build(
     decay: float = 0.99,
     threshold: float = 2.0,
     released: bool = False,
+    kernel: int = 5,
+    last_kernel: int = 5,
 ) -> BrainTokenizer:
     """A tokenizer for signals of `facts.sfreq`; the defaults are the published sizes.
 
@@ -325,10 +338,11 @@ def build(
         dropout: of attention weights, in training.
         decay, threshold: of the codebooks, see `brainfm.codebooks.residual`.
         released: sensor types and scaling of the released checkpoints, see the differences above.
+        kernel, last_kernel: samples of the first and last convolution on either side.
     """
     per_token = math.prod(ratios)
     patch = per_token * max(1, round(window_s * facts.sfreq / per_token))
     return BrainTokenizer(
         patch, filters, tuple(ratios), dim, heads, sources, depth, codes, lstm_layers, dropout, decay, threshold,
-        released, facts.sfreq,
+        released, facts.sfreq, kernel, last_kernel,
     )  # fmt: skip

@@ -63,15 +63,20 @@ def centre_places(place: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def alive(signal: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Take stretches `(batch, channel, window, sample)` that are constant for absent."""
+    """Take stretches `(batch, channel, window, sample)` for absent that are constant or hold NaN or infinity."""
     low = signal.masked_fill(~real, torch.inf).amin(dim=-1, keepdim=True)
     high = signal.masked_fill(~real, -torch.inf).amax(dim=-1, keepdim=True)
-    real = real & (high > low)
-    return signal * real, real
+    spread = high - low
+    real = real & (spread > 0) & (spread < torch.inf)
+    return torch.where(real, signal, torch.zeros_like(signal)), real
 
 
 class Sensors(nn.Module):
-    """Position, orientation and kind of each sensor → `(batch, channel, dim)`."""
+    """Position, orientation and kind of each sensor → `(batch, channel, dim)`.
+
+    Sensors without a position share one learned vector, so that those of one kind and orientation cannot be told apart.
+    The released checkpoints have no such vector.
+    """
 
     def __init__(self, dim: int, released: bool) -> None:
         super().__init__()
@@ -88,7 +93,11 @@ class Sensors(nn.Module):
         self.unknown = None if released else nn.Parameter(torch.randn(dim) * 0.02)
 
     def forward(self, place: Tensor, orientation: Tensor, kind: Tensor) -> Tensor:
-        """Geometry as in a token batch → embeddings; rows of padding hold numbers without meaning."""
+        """Geometry as in a token batch → embeddings; rows of padding hold numbers without meaning.
+
+        Raises:
+            ValueError: for a released tokenizer, where a channel's kind or position is none that it can take.
+        """
         types = torch.tensor(self.types, device=kind.device)[kind.clamp_min(0)]
         if bool(((types < 0) & (kind >= 0)).any()):
             raise ValueError(
@@ -96,6 +105,11 @@ class Sensors(nn.Module):
                 "EEG, magnetometer and gradiometer; build it with released=False"
             )
         place, known = centre_places(place, kind)
+        if self.unknown is None and bool((~known & (kind >= 0)).any()):
+            raise ValueError(
+                f"{int((~known & (kind >= 0)).sum(dim=1).max())} channels have no position, and a released tokenizer "
+                "has no vector for that: set a montage, leave the channels out, or train one with released=False"
+            )
         return self.embed(torch.cat((place, orientation), dim=-1), types, known)
 
     def embed(self, geometry: Tensor, types: Tensor, known: Tensor | None = None) -> Tensor:

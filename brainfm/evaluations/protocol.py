@@ -139,7 +139,8 @@ def strangers(train: Windows, test: Windows, card: dict) -> None:
         ValueError: naming the people on both sides.
     """
     people = set(test.of("person").tolist())
-    for seen, where in ((set(train.of("person").tolist()), "training windows"), (set(seen_people(card)), "pretraining")):
+    known = {"training windows": set(train.of("person").tolist()), "pretraining": set(seen_people(card))}
+    for where, seen in known.items():
         both = sorted(people & seen)
         if both:
             raise ValueError(f"{len(both)} test people ({', '.join(both[:3])}) are in {where}; split by subject")

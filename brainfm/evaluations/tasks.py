@@ -57,8 +57,8 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
 def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, Windows]:
     """Training and test windows from a `windows:` block.
 
-    `train:` and `test:` choose recordings by words of their headers, or are lists of such choices, joined; the rest says
-    how they are cut: `trials:` with `tmin_s`, `tmax_s` and `labels`, or `length_s` with `stride_s`.
+    `train:` and `test:` choose recordings by words of their headers, or are lists of such choices, joined; the rest
+    says how they are cut: `trials:` with `tmin_s`, `tmax_s` and `labels`, or `length_s` with `stride_s`.
     """
     config.check_blocks(given, (*SIDES, "trials", "length_s", "stride_s"), where)
     missing = [side for side in SIDES if side not in given]

@@ -50,4 +50,5 @@ def uniform(seed: Tensor, shape: tuple[int, ...], stream: int) -> Tensor:
 
 def normal(seed: Tensor, shape: tuple[int, ...], stream: int) -> Tensor:
     """`(batch, *shape)` float32 of mean 0 and deviation 1; arguments as in `hashes`."""
-    return torch.special.ndtri(uniform(seed, shape, stream) + 2.0**-25)
+    middle = uniform(seed, shape, stream) + 2.0**-25
+    return torch.special.ndtri(middle.clamp_max(1 - 2.0**-24))  # the uppermost would round to 1, and so to infinity

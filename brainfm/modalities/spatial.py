@@ -159,7 +159,7 @@ def _interpolated(channels: Channels) -> np.ndarray:
         place = dict(zip(names, channels.position, strict=True))
         info.set_montage(mne.channels.make_dig_montage(place, coord_frame="head"), verbose="error")
     else:
-        _set_coils(info, channels)
+        set_coils(info, channels)
     info["bads"] = [name for name, bad in zip(names, channels.bad, strict=True) if bad]
     raw = mne.io.RawArray(np.eye(len(names)), info, verbose="error")
     origin = np.array(CENTRE)
@@ -169,7 +169,7 @@ def _interpolated(channels: Channels) -> np.ndarray:
     return raw.interpolate_bads(origin=origin, verbose="error").get_data()
 
 
-def _set_coils(info: mne.Info, channels: Channels) -> None:
+def set_coils(info: mne.Info, channels: Channels) -> None:
     """Write position, axes and type of each coil into an MNE measurement whose device lies in the head frame."""
     import mne
     from mne.io.constants import FIFF

@@ -45,17 +45,16 @@ def turn(x: Tensor, rope: str) -> Tensor:
     """Rotate neighbouring features by angles that grow with the position; frequencies span all heads together.
 
     Args:
-        x: `(row, time, feature)` before the split into heads.
+        x: `(row, time, ..., feature)` before the split into heads.
         rope: "regenerated" for the whole rotation, "as_released" for its cosines alone.
     """
     pairs = x.shape[-1] // 2
     rate = 10_000.0 ** (-torch.arange(pairs, device=x.device, dtype=torch.float32) / pairs)
     angle = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[:, None] * rate
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    if rope == "as_released":
-        sin = torch.zeros_like(sin)
-    a, b = x.unflatten(-1, (pairs, 2)).unbind(-1)
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+    angle = angle.view(len(angle), *(1,) * (x.dim() - 3), pairs)
+    turned = torch.complex(angle.cos(), angle.sin() if rope == "regenerated" else torch.zeros_like(angle))
+    whole = torch.view_as_complex(x.float().unflatten(-1, (pairs, 2))) * turned
+    return torch.view_as_real(whole).flatten(-2).to(x.dtype)
 
 
 class HalfAttention(nn.Module):
@@ -66,15 +65,16 @@ class HalfAttention(nn.Module):
         self.heads, self.dropout, self.rope = heads, dropout, rope
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The same shape as `x`."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The same shape as `x`; no mask where every token is real, which lets torch choose its fastest attention."""
+        qkv = self.qkv(x).unflatten(-1, (3, x.shape[-1]))
+        q, k, v = qkv.unbind(2)
         if self.rope is not None:
-            q, k = turn(q, self.rope), turn(k, self.rope)
+            q, k = turn(qkv[:, :, :2], self.rope).unbind(2)
         q, k, v = (rearrange(y, "r t (h d) -> r h t d", h=self.heads) for y in (q, k, v))
-        allowed = mask | ~mask.any(dim=1, keepdim=True)
+        allowed = None if mask is None else (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]
         dropout = self.dropout if self.training else 0.0
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None, None], dropout_p=dropout)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         return self.out(rearrange(y, "r h t d -> r t (h d)"))
 
 
@@ -92,12 +92,11 @@ class CrissCross(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`(batch, source, time, dim)` with mask `(batch, source, time)` → the same shape."""
         b, s = x.shape[:2]
+        in_time, in_space = (None, None) if mask.all() else (mask.flatten(0, 1), rearrange(mask, "b s t -> (b t) s"))
         first, second = self.norm_attention(x).chunk(2, dim=-1)
-        time = self.along_time(first.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, (b, s))
-        space = rearrange(
-            self.across_sources(rearrange(second, "b s t d -> (b t) s d"), rearrange(mask, "b s t -> (b t) s")),
-            "(b t) s d -> b s t d", b=b,
-        )  # fmt: skip
+        time = self.along_time(first.flatten(0, 1), in_time).unflatten(0, (b, s))
+        space = self.across_sources(rearrange(second, "b s t d -> (b t) s d"), in_space)
+        space = rearrange(space, "(b t) s d -> b s t d", b=b)
         x = x + self.drop(torch.cat((space, time), dim=-1))
         return x + self.drop(self.mlp(self.norm_mlp(x)))
 
@@ -106,8 +105,9 @@ class BrainOmni(nn.Module):
     """The second stage with its frozen tokenizer inside; keywords as in `build`."""
 
     def __init__(
-        self, codebook: BrainTokenizer, dim: int, heads: int, blocks: int, dropout: float, overlap: float, rope: str
-    ) -> None:
+        self, codebook: BrainTokenizer, dim: int, heads: int, blocks: int, dropout: float, overlap: float, rope: str,
+        predicted: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if dim % heads or dim % 4 or heads % 2 or rope not in ROPES or not 0 <= overlap < 1:
             raise ValueError(
@@ -118,7 +118,10 @@ class BrainOmni(nn.Module):
         self.codebook = codebook.requires_grad_(False).eval()
         self.project = nn.Linear(codebook.dim, dim) if codebook.dim != dim else nn.Identity()
         self.blocks = nn.ModuleList(CrissCross(dim, heads, dropout, rope) for _ in range(blocks))
-        self.head = nn.Linear(dim, codebook.depth * codebook.codes_per_depth)
+        self.predicted = codebook.depth if predicted is None else predicted
+        if not 1 <= self.predicted <= codebook.depth:
+            raise ValueError(f"predicted={predicted} codebooks; expected 1 to {codebook.depth}, those of the tokenizer")
+        self.head = nn.Linear(dim, self.predicted * codebook.codes_per_depth)
         for layer in self.modules():
             if isinstance(layer, nn.Linear) and not any(layer is frozen for frozen in codebook.modules()):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -150,6 +153,11 @@ class BrainOmni(nn.Module):
             )
         mask = batch.mask.view(len(batch), *batch.grid)
         codes = batch.values.long().view(len(batch), *batch.grid, depth).masked_fill(~mask[..., None], 0)
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook.codes_per_depth:
+            raise ValueError(
+                f"codes from {int(codes.min())} to {int(codes.max())}; this model's codebooks have "
+                f"{self.codebook.codes_per_depth}: use the codes of its own tokenizer"
+            )
         features = self.codebook.features_of(codes) * mask[..., None]
         return Sources(features, codes, mask, features.new_zeros(()))
 
@@ -158,11 +166,11 @@ class BrainOmni(nn.Module):
         return self.project(features + self.codebook.queries[:, None])
 
     def predict(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Logits of all codes from (masked) features: `(batch, source, time, depth, code)`."""
+        """Logits of all codes from (masked) features: `(batch, source, time, depth, code)`, the coarsest depths first."""
         x = self.embed(features)
         for block in self.blocks:
             x = block(x, mask)
-        return self.head(x).unflatten(-1, (self.codebook.depth, self.codebook.codes_per_depth))
+        return self.head(x).unflatten(-1, (self.predicted, self.codebook.codes_per_depth))
 
     def encode(self, batch: TokenBatch) -> Encoding:
         """Features of the last block but one, with unit length; pooled is the mean over time of each source."""
@@ -182,6 +190,26 @@ class BrainOmni(nn.Module):
             found.append(self._encoding(x, sources.mask))
         return found
 
+    @torch.no_grad()
+    def source_attention(self, batch: TokenBatch) -> Tensor:
+        """How much each source (row) attends to each (column), `(block, source, source)`; rows sum to 1.
+
+        Mean over heads, and over all times of all samples at which there is data.
+        """
+        sources = self.sources_of(batch)
+        x, real, found = self.embed(sources.features), rearrange(sources.mask, "b s t -> b t s"), []
+        for block in self.blocks:
+            inner = block.across_sources
+            second = rearrange(block.norm_attention(x).chunk(2, dim=-1)[1], "b s t d -> b t s d")
+            q, k = (
+                rearrange(y, "b t s (h d) -> b t h s d", h=inner.heads) for y in inner.qkv(second).chunk(3, dim=-1)[:2]
+            )
+            score = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).masked_fill(~real[:, :, None, None], -torch.inf)
+            weight = score.softmax(dim=-1).mean(dim=2).masked_fill(~real[..., None], 0.0)
+            found.append(weight.sum(dim=(0, 1)) / real.sum(dim=(0, 1)).clamp_min(1)[:, None])
+            x = block(x, sources.mask)
+        return torch.stack(found)
+
     def _encoding(self, x: Tensor, mask: Tensor) -> Encoding:
         x = functional.normalize(x, dim=-1) * mask[..., None]
         pooled = masked_mean(x.flatten(0, 1), mask.flatten(0, 1)).view(len(x), -1)
@@ -197,6 +225,7 @@ def build(
     dropout: float = 0.1,
     overlap: float = 0.0,
     rope: str = "regenerated",
+    predicted: int | None = None,
 ) -> BrainOmni:
     """The second stage over a trained tokenizer; the defaults are the published "tiny" without overlap.
 
@@ -207,5 +236,6 @@ def build(
         dropout: in training.
         overlap: share by which the tokenizer's windows overlap on signals.
         rope: "regenerated" or "as_released", see the differences above.
+        predicted: how many codebooks the head predicts, coarse to fine; all if None.
     """
-    return BrainOmni(codebook, dim, heads, blocks, dropout, overlap, rope)
+    return BrainOmni(codebook, dim, heads, blocks, dropout, overlap, rope, predicted)

@@ -41,7 +41,8 @@ class MaskedCodes(nn.Module):
         if strange.any():
             number = (draws.uniform(seed, shape, 2)[strange] * len(pool)).long()
             corrupted[strange] = model.codebook.features_of(pool[number])
-        loss, accuracy = score(model.predict(corrupted, sources.mask), sources.codes, hidden)
+        logits = model.predict(corrupted, sources.mask)
+        loss, accuracy = score(logits, sources.codes[..., : logits.shape[3]], hidden)
         return {"masked_codes": loss, "metric_accuracy": accuracy}
 
 

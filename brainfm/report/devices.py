@@ -23,10 +23,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     body = "".join(_row(key, [one.get(key) for one in each]) for key in rows)
     return (
         f'<div class="wide"><table><thead><tr><th>Device</th><th>Linear</th>{heads}</tr></thead>'
-        f'<tbody>{body}</tbody></table></div><p class="caption">r: correlation of each channel with its reconstruction '
-        "from codes, mean over people; acc.: balanced accuracy of a probe. Brackets are 95 % intervals, over people or, "
-        "with one person, over windows. Linear: log band power under the same protocol. In grey: the same network with "
-        "random weights. A model that has not seen a device or a kind of sensor is marked; it is asked all the same.</p>"
+        f'<tbody>{body}</tbody></table></div><p class="caption">r: correlation of each channel with its '
+        "reconstruction from codes, mean over people; acc.: balanced accuracy of a probe. Brackets are 95 % intervals, "
+        "over people or, with one person, over windows. Linear: log band power under the same protocol. In grey: the "
+        "same network with random weights. A model that has not seen a device is marked; it is asked all the same.</p>"
     )
 
 
@@ -36,9 +36,8 @@ def _unseen(each: list[dict], key: tuple) -> bool:
 
 def _row(key: tuple, cells: list[dict[str, Any] | None]) -> str:
     one = next(c for c in cells if c)
-    people = (
-        f"{one.get('n_people')} {'person' if one.get('n_people') == 1 else 'people'}, {one.get('n_windows')} windows"
-    )
+    count = one.get("n_people")
+    people = f"{count} {'person' if count == 1 else 'people'}, {one.get('n_windows')} windows"
     how = "each person decoded by the others" if one.get("leave_one_person_out") else ""
     chance = f"chance {one['chance']:.2f}" if finite(one.get("chance")) else "no labels"
     linear = "<br>".join(_number(v) for k, v in one.items() if k.startswith("accuracy_") and k != "accuracy_untrained")

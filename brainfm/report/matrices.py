@@ -100,8 +100,9 @@ def one(group: Group, matrices: list[dict[str, Any]], number_of: int) -> str:
         axis = drawing.get_subplot(row, column)
         add_panel(drawing, matrix, row, column, axis.xaxis.domain, axis.yaxis.domain)
     drawing.update_annotations(font={"size": 12})
-    caption = "Look for the same pattern in every panel; each has its own colour scale, so compare shapes, not shades."
-    caption += "".join(f" {note}" for note in dict.fromkeys(m["note"] for m in matrices if m["note"]))
+    notes = " ".join(dict.fromkeys(m["note"] for m in matrices if m["note"]))
+    caption = notes or "Look for the same pattern in every panel."
+    caption += " Each panel has its own colour scale, so compare shapes, not shades."
     if len(matrices) > len(shown):
         caption += f" The first {len(shown)} of {len(matrices)} are shown."
     return plot(

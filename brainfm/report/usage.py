@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from brainfm.report.inputs import Group, Model, groups
-from brainfm.report.style import COLOURS, GREY, label, number, plot
+from brainfm.report.style import COLOURS, GREY, label, plot
 
 #: Depths per row of panels, and pixels of a row.
 ACROSS, PANEL_PX = 4, 230
@@ -44,7 +44,7 @@ def one(group: Group, found: dict[str, Any], number_of: int) -> str:
     depths, codes = counts.shape
     across, down = min(depths, ACROSS), -(-depths // ACROSS)
     titles = [
-        f"depth {d + 1}: perplexity {number(float(p))}<br>of {codes}, {dead or 'no'} dead"
+        f"depth {d + 1}: perplexity {p:.{0 if p >= 10 else 1}f} of {codes}, {dead or 'no'} dead"
         for d, (p, dead) in enumerate(zip(found["perplexity"], found["dead"], strict=True))
     ]
     drawing = make_subplots(

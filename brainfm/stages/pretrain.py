@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from brainfm import config
+from brainfm.training import figures
 from brainfm.training.runs import BLOCKS, train_and_save
 
 
@@ -12,5 +13,5 @@ def run(key: str, seed: int, root: Path = Path()) -> None:
     settings = config.stage_config("pretrain", key, BLOCKS, root / "configs")
     train_and_save(
         "models", wired["model"], root / "data" / wired["data"], settings, root / "data/models" / key,
-        root / "data/work" / key, seed, f"configs/pretrain/{key}.yaml",
+        root / "data/work" / key, seed, f"configs/pretrain/{key}.yaml", figures.of,
     )  # fmt: skip

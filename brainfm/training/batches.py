@@ -36,6 +36,7 @@ class Batcher:
         labels: condition → class number, as `aligned["label"]`; unlabelled where None.
         normalised: scale by the normaliser that ingest fitted to the recording, not by its kinds' typical amplitudes.
         aligned: names of the covariates to bring along, `(batch, time, feature)`; NaN where a recording has none.
+        bin_s: for spikes, seconds of a bin: a batch then holds counts as a grid of neurons and bins; None keeps events.
         expected: what the model was trained to read, where it reads sensors; see `brainfm.training.input_checks`.
     """
 
@@ -45,6 +46,7 @@ class Batcher:
     labels: dict[str, int] | None = None
     aligned: tuple[str, ...] = ()
     normalised: bool = False
+    bin_s: float | None = None
     expected: Expected | None = None
 
     def __call__(self, windows: Windows, index: Sequence[int] | np.ndarray | None = None) -> TokenBatch:
@@ -65,9 +67,11 @@ class Batcher:
         if self.expected is not None:
             self.expected.check_windows(stored, samples)
         if rates == {0.0}:
-            batch = self._events(stored, start, samples)
+            batch = (self._events if self.bin_s is None else self._binned)(stored, start, samples)
         else:
             batch = self._signals(stored, start, samples, rates.pop())
+            if self.neurons is not None:
+                batch.aligned["neuron"] = self._neuron_numbers(stored, batch.kind.shape[1])
         if self.subjects is not None:
             batch.aligned["subject"] = torch.tensor([self.subjects.get(s.person, -1) for s in stored])
         if self.labels is not None:
@@ -152,6 +156,40 @@ class Batcher:
         return TokenBatch(
             mask.float().unsqueeze(-1), time, channel, place, orientation, kind, mask, None, None, aligned
         )
+
+    def _binned(self, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> TokenBatch:
+        """Counts as a grid, `values (batch, neuron x bin, 1)`: memory follows neurons and bins, not spikes.
+
+        A bin takes what lies from its start to before its end. Shorter windows and fewer neurons are masked.
+
+        Raises:
+            ValueError: where a window is no whole number of bins, or `bin_s` is not positive.
+        """
+        width = self.bin_s or 0.0
+        seconds = samples / np.array([rate(s) for s in stored])
+        bins = np.round(seconds / width).astype(int) if width > 0 else np.zeros(len(stored), int)
+        if (bins < 1).any() or np.abs(bins * width - seconds).max() > 1e-6:
+            raise ValueError(
+                f"windows of {', '.join(f'{s:g}' for s in np.unique(seconds)[:3])} s in bins of {width:g} s; expected a "
+                "whole number of bins: change length_s of the windows or the model's bin_s"
+            )
+        channels, most = max(len(s.channels) for s in stored), int(bins.max())
+        counts = np.zeros((len(stored), channels, most), np.float32)
+        mask = np.zeros((len(stored), channels, most), bool)
+        for i, s in enumerate(stored):
+            begin, own = start[i] / rate(s), len(s.channels)
+            time, neuron = s.spikes(begin, begin + seconds[i])
+            bin_ = np.minimum(((time - begin) / width + 1e-6).astype(np.int64), bins[i] - 1)
+            flat = np.bincount(neuron.astype(np.int64) * bins[i] + bin_, minlength=own * bins[i])
+            counts[i, :own, : bins[i]] = flat.reshape(own, bins[i])
+            mask[i, :own, : bins[i]] = True
+        aligned = {} if self.neurons is None else {"neuron": self._neuron_numbers(stored, channels)}
+        place, orientation, kind = _geometry([s.channels for s in stored], channels)
+        when, channel = (part.expand(len(stored), -1) for part in _grid(channels, most, width))
+        return TokenBatch(
+            torch.from_numpy(counts).flatten(1).unsqueeze(-1), when, channel, place, orientation, kind,
+            torch.from_numpy(mask).flatten(1), (channels, most), 1 / width, aligned,
+        )  # fmt: skip
 
     def _neuron_numbers(self, stored: list[Stored], channels: int) -> torch.Tensor:
         number = torch.full((len(stored), channels), -1)

@@ -60,6 +60,7 @@ class Pretrained:
             labels=labels,
             aligned=tuple(getattr(self.model, "aligned", ())) if aligned is None else aligned,
             normalised=getattr(self.model, "normalised", False),
+            bin_s=getattr(self.model, "counts_s", None),
             expected=expected_by(self.model, self.facts),
         )
 

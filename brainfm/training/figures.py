@@ -24,6 +24,8 @@ from brainfm.training.codes import CodeDataset
 MANY, SOME, BATCH = 256, 16, 32
 #: Blocks whose attention is kept, spread evenly from the first to the last.
 BLOCKS = 6
+#: Less attention than this power of two of an even share is drawn as this.
+FAINTEST = -6.0
 #: Sorts of sensors that have a map of their own, and how they are called.
 SORTS = {
     "EEG cap": ("eeg",),
@@ -97,8 +99,9 @@ def topographies(pretrained: Pretrained, windows: Windows) -> list[Figure]:
             looks = pretrained.model.source_topography(batch).mean(dim=0).cpu().numpy()
         channels = _in_place(stored.channels, kinds)
         place, names = stored.channels.position[channels], [stored.channels.name[i] for i in channels]
+        montage = f"{sort} of {stored.dataset}, {stored.device}"
         found += [
-            {"title": f"source {k + 1}", "montage": f"{sort} of {stored.dataset}, {stored.device}", "positions": place.tolist(),
+            {"title": f"source {k + 1}", "montage": montage, "positions": place.tolist(),
              "names": names, "values": looks[k, channels].tolist(), "simulated": stored.simulated}
             for k in range(len(looks))
         ]  # fmt: skip
@@ -106,7 +109,10 @@ def topographies(pretrained: Pretrained, windows: Windows) -> list[Figure]:
 
 
 def attention(pretrained: Pretrained, windows: Windows) -> list[Figure]:
-    """Attention between sources, `(source, source)` of some blocks; sources are named by where the tokenizer's look."""
+    """Attention between sources, `(source, source)` of some blocks; sources are named by where the tokenizer's look.
+
+    Values are powers of two: 0 for the share that a source without preference gives every other, 1 for twice as much.
+    """
     rows = _spread(np.arange(len(windows)), MANY)
     parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
     with torch.inference_mode():
@@ -118,11 +124,12 @@ def attention(pretrained: Pretrained, windows: Windows) -> list[Figure]:
     names = source_names([f for f in inner if "montage" in f], sources)
     simulated = any(windows.recordings[r].simulated for r in np.unique(windows.recording))
     blocks = _spread(np.arange(len(mean)), BLOCKS)
+    preferred = (mean * sources).clamp_min(2.0**FAINTEST).log2()
     return [
-        {"title": f"block {b + 1} of {len(mean)}", "values": mean[b].tolist(), "rows": names, "columns": names,
+        {"title": f"block {b + 1} of {len(mean)}", "values": preferred[b].tolist(), "rows": names, "columns": names,
          "simulated": simulated,
-         "note": f"Attention between latent sources: a row shows whom that source heeds and sums to 1, so that no "
-         f"preference is 1/{sources} everywhere."}
+         "note": f"A row shows which latent sources this one attends to: 0 for an even share of 1/{sources}, 1 (red) "
+         "for twice that, −1 (blue) for half."}
         for b in blocks
     ]  # fmt: skip
 

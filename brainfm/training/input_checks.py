@@ -92,8 +92,8 @@ class Expected:
                 own = [n for n, k in zip(channels.name, channels.kind, strict=True) if k == kind]
                 found.append(
                     f"{len(own)} channels of kind {kind!r} ({_some(own)}), which this model never saw: it was "
-                    f"trained on {', '.join(self.trained_on)}. Its vector for the kind is as random as it began; expect poor "
-                    "encodings, or pretrain with such recordings"
+                    f"trained on {', '.join(self.trained_on)}. Its vector for the kind is as random as it began; "
+                    "expect poor encodings, or pretrain with such recordings"
                 )
         return found
 

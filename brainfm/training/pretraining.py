@@ -101,7 +101,7 @@ class Pretraining(pl.LightningModule):
         torch.manual_seed((self.seed << 32) + self.global_step * 1000 + accumulated)
         self._seed_samples(batch, self.global_step * self.settings.accumulate + accumulated)
 
-    def on_validation_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
+    def on_validation_batch_start(self, batch: TokenBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The same draws in every validation."""
         self._seed_samples(batch, -1 - batch_idx)
 
@@ -173,7 +173,7 @@ class Pretraining(pl.LightningModule):
 class Trained:
     """What a run leaves: seconds, the last value of every metric, its curves.
 
-    `gathered` is a checkpoint with the whole weights where several processes trained: each may hold a part of them only.
+    `gathered` is a checkpoint with the whole weights where several processes trained: each may hold a part only.
     """
 
     seconds: float
@@ -264,7 +264,7 @@ def train(
 
 def first_rank() -> bool:
     """Whether this process is the one that writes files, also before the processes have found each other."""
-    return rank_zero_only.rank in (0, None)
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
 def _prepare(work: Path, mark: str, earlier: Path, curves: Path) -> None:

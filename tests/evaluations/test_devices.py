@@ -31,9 +31,9 @@ def recording(dataset: str, subject: str, device: str, channels: int, session: s
     signal[0] *= np.repeat([4.0 if x == "loud" else 1.0 for x in label], int(SFREQ))
     names = ["C3", "Cz", "C4", "Pz", "O1", "O2"][:channels]
     return Recording(
-        dataset, subject, "eeg", Channels.make(names, "eeg", rng.normal(scale=0.05, size=(channels, 3))), session=session,
-        sfreq=SFREQ, signal=1e-5 * signal, events=Events(np.arange(TRIALS, dtype=float), np.ones(TRIALS), label),
-        device=device, simulated=True,
+        dataset, subject, "eeg", Channels.make(names, "eeg", rng.normal(scale=0.05, size=(channels, 3))),
+        session=session, sfreq=SFREQ, signal=1e-5 * signal,
+        events=Events(np.arange(TRIALS, dtype=float), np.ones(TRIALS), label), device=device, simulated=True,
     )  # fmt: skip
 
 

@@ -27,8 +27,8 @@ torch.set_num_threads(1)
 from brainfm.codebooks import braintokenizer
 from brainfm.models import brainomni
 from brainfm.shards.read import open_shards
-from brainfm.training.codes import tokenize
 from brainfm.training.runs import train_and_save
+from brainfm.training.tokenizing import tokenize
 
 root, stage, devices = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 out, work = root / f"{stage}{devices}", root / f"work-{stage}{devices}"
@@ -94,7 +94,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         if stage == "tokenizer":
             code = (
                 "import sys; from pathlib import Path; from brainfm.training.checkpoint import load\n"
-                "from brainfm.training.codes import tokenize; from brainfm.shards.read import open_shards\n"
+                "from brainfm.training.tokenizing import tokenize; from brainfm.shards.read import open_shards\n"
                 "root = Path(sys.argv[1])\n"
                 "tokenize(load(root / 'tokenizer1').model, open_shards(root / 'shards'), root / 'codes', 1.0)"
             )

@@ -1,0 +1,240 @@
+"""Decode velocity or position over contiguous blocks of time: one block is scored, the others, less a gap, train.
+
+Neighbouring windows are alike, so a random split would be near interpolation. Each recording is cut into blocks; between
+a block and what trains lie at least a window and what filters reach. For every block the network first learns the spikes
+of the training blocks without behaviour, then a read-out of all its weights with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from brainfm import catalog
+from brainfm.evaluations import baselines, continuous, place_decoder, protocol
+from brainfm.evaluations.continuous import Fitting
+from brainfm.evaluations.regression import block_of, traces, with_target
+from brainfm.metrics import r2
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import rate
+from brainfm.training.checkpoint import Pretrained
+
+#: Rows of the training and of the test windows.
+Cut = tuple[np.ndarray, np.ndarray]
+
+
+def run(
+    model: Pretrained,
+    train: Windows,
+    test: Windows,
+    *,
+    seed: int,
+    target: str = "velocity",
+    at: str = "end",
+    blocks: int = 5,
+    gap_s: float | None = None,
+    moving: float = 0.0,
+    objectives: dict[str, dict[str, Any] | None] | None = None,
+    unlabelled_steps: int = 0,
+    steps: int = 600,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.01,
+    linear_bins: int = 6,
+    bin_s: float = 0.05,
+) -> dict:
+    """R2 of the covariate over blocks, for the network fine-tuned and for baselines under the same cuts.
+
+    `score` is that of the network as it comes, taught each fold's training blocks; "from scratch" is the same network
+    with fresh weights, taught the same; "encodings" is a ridge on what it encodes before it sees behaviour; "untrained"
+    is a ridge on a fresh network's encodings. "ridge" and "Wiener" (no penalty) see the history of binned counts,
+    "naive Bayes" the counts of the window, where the covariate is a place of one or two axes. "time-shifted" is the
+    ridge with its training target moved round by half.
+
+    Args:
+        model: the network, not changed; neurons that it does not know get fresh rows.
+        train, test: windows of the same recordings; those of `test` are scored, those of `train` fitted.
+        seed: of fresh weights, batches and bootstrap.
+        target: name of the covariate. at: "end" or "centre" of the window: when it is to be known.
+        blocks: of each recording.
+        gap_s: seconds between a block and training windows; a window and twice the filters' reach where None.
+        moving: leave out windows whose target moves less than this in a second; 0 keeps all.
+        objectives: name → keywords of what teaches the network the spikes alone, for `unlabelled_steps`.
+        steps: of teaching network and read-out; 0 leaves the ridge on encodings as the score.
+        batch_size, learning_rate, weight_decay: of both.
+        linear_bins, bin_s: spike history of the linear decoders.
+
+    Raises:
+        ValueError: for fewer than two blocks, people who are on one side only, or a network that has seen what is to be
+            scored.
+        KeyError: for a covariate that the recordings do not have.
+    """
+    train, taught = with_target(train, target, at)
+    test, truth = with_target(test, target, at)
+    if moving:
+        (train, taught), (test, truth) = (_moving(w, y, target, moving) for w, y in ((train, taught), (test, truth)))
+    unseen(model, test)
+    cuts = folds(train, test, blocks, gap_s)
+    how = Fitting(steps, batch_size, learning_rate, weight_decay)
+    made = [catalog.load_class("objectives", n)(**(k or {})) for n, k in (objectives or {}).items()]
+    history = _both(train, test, bin_s, linear_bins)
+    whole = _both(train, test, float(train.samples[0] / rate(train.recordings[train.recording[0]])), 1)
+    is_place = truth.shape[1] <= 2 and target == "position"
+    people, other = train.of("person"), test.of("person")
+    fresh = model.untrained(seed)
+    guesses: dict[str, np.ndarray] = {}
+
+    def say(name: str, rows: np.ndarray, guess: np.ndarray) -> None:
+        guesses.setdefault(name, np.full(truth.shape, np.nan))[rows] = guess
+
+    for number, (fit, scored) in enumerate(cuts):
+        for person in np.unique(other[scored]):
+            a, b = fit[people[fit] == person], scored[other[scored] == person]
+            y, here, there = taught[a], train.take(a), test.take(b)
+            for name, start in (("score", model), ("from scratch", fresh)):
+                copy = continuous.knowing(start, here)
+                if name == "from scratch":
+                    say("untrained", b, _ridge(copy.features(here), y, copy.features(there)))
+                if made and unlabelled_steps:
+                    continuous.pretext(copy, here, made, replace(how, steps=unlabelled_steps), seed + number)
+                if name == "score":
+                    say("encodings", b, _ridge(copy.features(here), y, copy.features(there)))
+                if steps:
+                    readout = continuous.tuned(copy, here, y, how, seed + number)
+                    say(name, b, continuous.predicted(copy, readout, there))
+            say("mean", b, np.broadcast_to(y.mean(axis=0), (len(b), y.shape[1])))
+            x, x_test = history[0][a], history[1][b]
+            say("ridge", b, _ridge(x, y, x_test))
+            say("Wiener", b, _least_squares(x, y, x_test))
+            say("time-shifted", b, _ridge(x, np.roll(y, len(y) // 2, axis=0), x_test))
+            if is_place:
+                say("naive Bayes", b, place_decoder.fit(whole[0][a], y).predict(whole[1][b]))
+    every = {"pretrained": guesses.pop("score") if steps else guesses["encodings"], **guesses}
+    inside = np.sort(np.concatenate([rows for _, rows in cuts]))
+    size = block_of(len(inside))
+    found = {n: protocol.scored(r2, other[inside], truth[inside], g[inside], seed, size) for n, g in every.items()}
+    main = found.pop("pretrained")
+    note = (
+        f"{blocks} blocks of time; {len(inside)} of {len(test)} windows lie inside one and are scored, each by networks "
+        f"and readouts fitted on the other blocks of its recording ({unlabelled_steps * bool(made)} steps on spikes "
+        f"alone, {steps} with the target). Linear decoders see the last {linear_bins * bin_s:g} s."
+    )
+    sides = [(train.take(a), test.take(b)) for a, b in cuts]
+    return {
+        **protocol.result("blocks", "R2", main, 0.0, found, train.take([]), test.take(inside), seed, note),
+        "folds": [{"train": a.intervals(), "val": {}, "test": b.intervals()} for a, b in sides],
+        "within_session": True,
+        "per_block": per_block(every, truth, [rows for _, rows in cuts]),
+        **({"median_error": _errors(every, truth)} if is_place else {}),
+        "traces": traces(test.take(inside), truth[inside], every["pretrained"][inside], target, at),
+    }
+
+
+def folds(train: Windows, test: Windows, blocks: int, gap_s: float | None = None) -> list[Cut]:
+    """Rows of training and test windows for each block: block k of every recording is scored together.
+
+    A recording's windows are cut by time, from its first scored sample to its last. A window across a cut is in no
+    block. Training windows end a gap before the block or start a gap after it.
+
+    Args:
+        gap_s: seconds; the window and twice the recording's `reach_s` where None. At least the latter is kept.
+
+    Raises:
+        ValueError: for fewer than two blocks, other recordings on the two sides, or a block that leaves nothing.
+    """
+    if blocks < 2:
+        raise ValueError(f"{blocks} blocks; one is scored while others train, so give two or more")
+    ids, tested = (sorted({w.recordings[r].id for r in np.unique(w.recording)}) for w in (train, test))
+    if missing := sorted(set(tested) - set(ids)):
+        raise ValueError(f"{missing[0]} has test windows and none to train on; choose the same recordings for both")
+    of_train, of_test = train.of("id"), test.of("id")
+    out = []
+    for k in range(blocks):
+        fit, scored = np.zeros(len(train), bool), np.zeros(len(test), bool)
+        for key in tested:
+            rows, own = np.flatnonzero(of_test == key), np.flatnonzero(of_train == key)
+            stored = test.recordings[test.recording[rows[0]]]
+            start, stop = test.start[rows], test.start[rows] + test.samples[rows]
+            edge = np.linspace(start.min(), stop.max(), blocks + 1).round().astype(np.int64)
+            inside = (start >= edge[k]) & (stop <= edge[k + 1])
+            scored[rows[inside]] = True
+            least = 2 * stored.reach_s
+            gap_of = max(least, least + test.samples[rows].max() / rate(stored) if gap_s is None else gap_s)
+            gap = int(np.ceil(gap_of * rate(stored) - 1e-6))
+            begin, end = train.start[own], train.start[own] + train.samples[own]
+            fit[own[(end <= edge[k] - gap) | (begin >= edge[k + 1] + gap)]] = True
+        if not fit.any() or not scored.any():
+            raise ValueError(
+                f"block {k + 1} of {blocks} has {int(scored.sum())} test and {int(fit.sum())} training windows; take "
+                "fewer blocks, a shorter gap or a longer recording"
+            )
+        out.append((np.flatnonzero(fit), np.flatnonzero(scored)))
+    return out
+
+
+def unseen(model: Pretrained, test: Windows) -> None:
+    """Check that no tested second is among those that the network was trained or validated on.
+
+    Raises:
+        ValueError: naming a recording that is.
+    """
+    asked = test.intervals()
+    for side, seen in (model.card.get("windows") or {}).items():
+        for key in sorted(asked.keys() & seen.keys()):
+            if any(a < stop and start < b for a, b in asked[key] for start, stop in seen[key]):
+                raise ValueError(
+                    f"the network has {key} among its {side} windows, and blocks of it are to be scored; pretrain on "
+                    "other recordings: every block trains the network on the others itself"
+                )
+
+
+def per_block(guesses: dict[str, np.ndarray], truth: np.ndarray, rows: list[np.ndarray]) -> dict[str, list[list[float]]]:
+    """Method → for each block the R2 of every column."""
+    columns = range(truth.shape[1])
+    return {
+        name: [[r2(truth[part, c], guess[part, c]) for c in columns] for part in rows] for name, guess in guesses.items()
+    }
+
+
+def _errors(guesses: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, float]:
+    """Median Euclidean error of each method over all scored windows, in the covariate's unit."""
+    return {
+        name: float(np.nanmedian(np.linalg.norm(truth - guess, axis=1))) for name, guess in guesses.items()
+    }
+
+
+def _moving(windows: Windows, target: np.ndarray, name: str, least: float) -> tuple[Windows, np.ndarray]:
+    """Windows over which the covariate goes from start to end by at least `least` a second."""
+    kept = np.zeros(len(windows), bool)
+    for r in np.unique(windows.recording):
+        stored, rows = windows.recordings[r], np.flatnonzero(windows.recording == r)
+        series = stored.aligned(name)
+        ends = []
+        for samples in (windows.start[rows], windows.start[rows] + windows.samples[rows]):
+            index = np.floor((samples / rate(stored) - series.start) * series.sfreq).astype(int)
+            ends.append(series.values[index.clip(0, len(series.values) - 1)])
+        moved = np.linalg.norm(ends[1] - ends[0], axis=1) / (windows.samples[rows] / rate(stored))
+        kept[rows] = moved >= least
+    if not kept.any():
+        raise ValueError(f"no window of {len(windows)} moves by {least:g} a second; lower `moving`")
+    return windows.take(kept), target[kept]
+
+
+def _both(train: Windows, test: Windows, bin_s: float, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Binned counts of the end of each window of both sides."""
+    found = baselines.binned_counts(Windows.join([train, test]), bin_s, bins)
+    return found[: len(train)], found[len(train) :]
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    return protocol.fit_ridge(x, y).predict(x_test)
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    """Linear regression without a penalty: the Wiener filter."""
+    one, other = (np.column_stack([np.ones(len(part)), part]) for part in (x, x_test))
+    with protocol.threads().limit(limits=1):
+        return other @ np.linalg.lstsq(one, y, rcond=None)[0]
+
