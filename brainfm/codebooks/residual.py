@@ -33,7 +33,7 @@ def nearest(x: Tensor, vectors: Tensor) -> Tensor:
         `(row,)` int64.
     """
     length = vectors.square().sum(dim=1)
-    parts = [torch.addmm(length, part, vectors.T, alpha=-2.0).argmin(dim=1) for part in x.split(ROWS)]
+    parts = [torch.addmm(length, part, vectors.T, alpha=-2.0).min(dim=1).indices for part in x.split(ROWS)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=x.device)
 
 
@@ -198,14 +198,15 @@ class ResidualQuantiser(nn.Module):
             chosen = stage(rest.detach())
             vector = stage.vectors[chosen]
             losses.append(ranks.mean((rest - vector).square().sum(), rest.numel()))
-            rotated, exact = rotated + rotate(rest, vector), exact + vector
+            exact = exact + vector
+            if x.requires_grad:
+                rotated = rotated + rotate(rest, vector)
             if self.training and own is not None:
                 stage.follow(rest.detach(), chosen, own)
             rest = rest - vector
             codes.append(chosen)
-        values = exact + (
-            rotated - rotated.detach()
-        )  # the value of the codes to the last bit, the gradient of the rotation
+        # the value of the codes to the last bit, the gradient of the rotation
+        values = exact + (rotated - rotated.detach()) if x.requires_grad else exact
         return Quantised(values, torch.stack(codes, dim=1), torch.stack(losses).mean())
 
     def vectors_of(self, codes: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor, active: bool = False) -> Tensor:
         """`(row, time, inputs)` → `(row, time / stride, outputs)`, after ELU if `active`."""
-        if x.device.type == "cpu" and x.shape[1] > max(self.borders):
+        if x.device.type == "cpu" and x.shape[1] > max(self.borders) and x.shape[1] % self.stride == 0:
             x, weight, bias = _cast(x, self.conv.weight, self.conv.bias)
             outputs, inputs, kernel = weight.shape
             if self.stride > 1 or kernel * outputs >= inputs:

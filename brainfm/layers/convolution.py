@@ -18,7 +18,7 @@ PORTION = 1 << 17
 
 
 class Taps(NamedTuple):
-    """How a kernel meets its input: reflected `left` and `right`, after ELU if `active`; stride divides kernel."""
+    """How a kernel meets its input: reflected `left` and `right`, after ELU if `active`; strides divide both."""
 
     kernel: int
     stride: int
@@ -112,6 +112,52 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.add_(a @ b)
 
 
+def _shifts(x: Tensor, taps: Taps) -> int:
+    """Strides in a kernel, where a product for each is better than laying samples side by side; otherwise 0."""
+    turns = taps.kernel // taps.stride
+    return turns if 1 < turns <= x.shape[1] // taps.stride // 5 else 0
+
+
+def _multiply(x: Tensor, matrix: Tensor, taps: Taps, bias: Tensor, out: Tensor) -> None:
+    """Convolution of what `_open` gave into `out` `(row, step, outputs)`.
+
+    With shifts, each row of the product is one block of `stride` samples, and the products of later blocks are added
+    further up; what the last blocks of a signal get from the next signal is left out.
+    """
+    turns = _shifts(x, taps)
+    if not turns:
+        torch.mm(_unfold(x, taps.kernel, taps.stride), matrix.t(), out=out.view(-1, len(matrix))).add_(bias)
+        return
+    blocks, parts = x.view(-1, taps.stride * x.shape[2]), matrix.chunk(turns, dim=1)
+    total = blocks @ parts[0].t()
+    for turn in range(1, turns):
+        total[:-turn].addmm_(blocks[turn:], parts[turn].t())
+    torch.add(total.view(len(x), -1, len(matrix))[:, : out.shape[1]], bias, out=out)
+
+
+def _multiply_back(
+    gradient: Tensor, x: Tensor, matrix: Tensor, taps: Taps, to_matrix: Tensor, wanted: bool = True
+) -> Tensor | None:
+    """Add the matrix's gradient to `to_matrix`, give that of what `_open` gave; arguments as in `_multiply`."""
+    turns = _shifts(x, taps)
+    if not turns:
+        flat = gradient.reshape(-1, len(matrix))
+        _add_product(to_matrix, flat.t(), _unfold(x, taps.kernel, taps.stride))
+        return _fold(flat @ matrix, len(x), taps.kernel, taps.stride) if wanted else None
+    blocks, parts, totals = x.view(-1, taps.stride * x.shape[2]), matrix.chunk(turns, 1), to_matrix.chunk(turns, 1)
+    whole = gradient.new_empty(len(x), x.shape[1] // taps.stride, len(matrix))
+    steps = gradient.shape[1]
+    whole[:, :steps], whole[:, steps:] = gradient, 0
+    flat = whole.view(-1, len(matrix))
+    to_blocks = flat @ parts[0] if wanted else None
+    _add_product(totals[0], flat.t(), blocks)
+    for turn in range(1, turns):
+        _add_product(totals[turn], flat[:-turn].t(), blocks[turn:])
+        if to_blocks is not None:
+            to_blocks[turn:].addmm_(flat[:-turn], parts[turn])
+    return None if to_blocks is None else to_blocks.view(x.shape)
+
+
 class Convolve(torch.autograd.Function):
     """`apply(x, matrix, bias, taps)`: `(row, time, inputs)` → `(row, step, outputs)`.
 
@@ -126,8 +172,7 @@ class Convolve(torch.autograd.Function):
         steps = (x.shape[1] + taps.left + taps.right - taps.kernel) // taps.stride + 1
         out, n = x.new_empty(len(x), steps, len(matrix)), _portion(x, matrix)
         for part, y in zip(x.split(n), out.split(n), strict=True):
-            spread = _unfold(_open(part, taps), taps.kernel, taps.stride)
-            torch.mm(spread, matrix.t(), out=y.view(-1, len(matrix))).add_(bias)
+            _multiply(_open(part, taps), matrix, taps, bias, y)
         return out
 
     @staticmethod
@@ -138,13 +183,11 @@ class Convolve(torch.autograd.Function):
         n, to_matrix, to_bias = _portion(x, matrix), _zeros(matrix), _zeros(matrix[:, 0])
         to_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         for start in range(0, len(x), n):
-            g = gradient[start : start + n].reshape(-1, len(matrix))
-            opened = _open(x[start : start + n], taps)
-            _add_product(to_matrix, g.t(), _unfold(opened, taps.kernel, taps.stride))
-            to_bias += g.sum(0)
-            if to_x is not None:
-                folded = _fold(g @ matrix, len(opened), taps.kernel, taps.stride)
-                _close(folded, opened, taps, to_x[start : start + n])
+            g, opened = gradient[start : start + n], _open(x[start : start + n], taps)
+            to_bias += g.sum((0, 1))
+            to_opened = _multiply_back(g, opened, matrix, taps, to_matrix, to_x is not None)
+            if to_x is not None and to_opened is not None:
+                _close(to_opened, opened, taps, to_x[start : start + n])
         return to_x, to_matrix.to(matrix.dtype), to_bias.to(matrix.dtype), None
 
 
@@ -163,8 +206,8 @@ class Shortcut(torch.autograd.Function):
         half, width, n = len(narrow), len(shortcut), _portion(x, shortcut)
         out, inner = x.new_empty(x.shape), x.new_empty(*x.shape[:2], half)
         for part, m, y in zip(x.split(n), inner.split(n), out.split(n), strict=True):
-            m, y = m.view(-1, half), y.view(-1, width)  # noqa: PLW2901
-            torch.mm(_unfold(_open(part, THREE), 3, 1), narrow.t(), out=m).add_(narrow_bias)
+            _multiply(_open(part, THREE), narrow, THREE, narrow_bias, m)
+            m, y = m.view(-1, half), y.view(-1, width)
             torch.mm(part.reshape(-1, width), shortcut.t(), out=y)
             y.addmm_(_elu(m, torch.empty_like(m)), back.t()).add_(bias)
         ctx.save_for_backward(x, inner, narrow, back, shortcut)
@@ -180,15 +223,15 @@ class Shortcut(torch.autograd.Function):
         to_narrow, to_back, to_shortcut = _zeros(narrow), _zeros(back), _zeros(shortcut)
         to_narrow_bias, to_bias = _zeros(narrow[:, 0]), _zeros(shortcut[:, 0])
         for part, m, g, z in zip(x.split(n), inner.split(n), gradient.split(n), to_x.split(n), strict=True):
-            m, g = m.view(-1, half), g.reshape(-1, width)  # noqa: PLW2901
+            m, g = m.view(-1, half), g.reshape(-1, width)
             opened, hidden = _open(part, THREE), _elu(m, torch.empty_like(m))
             to_bias += g.sum(0)
             _add_product(to_shortcut, g.t(), part.reshape(-1, width))
             _add_product(to_back, g.t(), hidden)
             at_inner = (g @ back).mul_(hidden.clamp_max_(0.0).add_(1.0))
             to_narrow_bias += at_inner.sum(0)
-            _add_product(to_narrow, at_inner.t(), _unfold(opened, 3, 1))
-            _close(_fold(at_inner @ narrow, len(opened), 3, 1), opened, THREE, z)
+            inner_rows = at_inner.view(len(part), -1, half)
+            _close(_multiply_back(inner_rows, opened, narrow, THREE, to_narrow), opened, THREE, z)
             z.view(-1, width).addmm_(g, shortcut)
         return to_x, *(g.to(x.dtype) for g in (to_narrow, to_narrow_bias, to_back, to_shortcut, to_bias))
 

@@ -11,6 +11,8 @@ Differences from the paper:
 - `overlap` of the tokenizer's windows is 0 unless told (published: 0.25): a signal and its stored codes give the same.
 - Rotary angles are computed when needed, so no checkpoint can lose them. `rope="as_released"` multiplies by the
   cosines alone, which is what the released files make of the released code.
+- The sources' queries are added with unit length, as the features have it, except for released tokenizers: at their
+  own length they drown the codes (300 steps at the pipeline's size: loss 4.80 in place of 4.95, chance 5.55).
 - Dropout only in training. Absent times are masked.
 
 Tensors of `encode`: signal `(batch, channel, time)` or codes `(batch, source x time, depth)` → features of the codebook
@@ -163,7 +165,10 @@ class BrainOmni(nn.Module):
 
     def embed(self, features: Tensor) -> Tensor:
         """Features of the codebook `(batch, source, time, feature)` → the first block's input `(..., dim)`."""
-        return self.project(features + self.codebook.queries[:, None])
+        queries = self.codebook.queries
+        if not self.codebook.released:
+            queries = functional.normalize(queries, dim=-1)
+        return self.project(features + queries[:, None])
 
     def predict(self, features: Tensor, mask: Tensor) -> Tensor:
         """Logits of all codes from (masked) features: `(batch, source, time, depth, code)`, the coarsest depths first."""

@@ -65,7 +65,7 @@ def one(group: Group, found: dict[str, Any], number_of: int) -> str:
     drawing.update_yaxes(title={"text": "tokens"}, col=1)
     drawing.update_xaxes(range=[0.5, codes + 0.5], nticks=4)
     drawing.update_xaxes(title={"text": label("codes, most used first")}, row=down)
-    drawing.update_annotations(font={"size": 12})
+    drawing.update_annotations(font={"size": 11})
     caption = (
         "Bars that run to the right edge near the dotted line mean that every code is used about equally; a perplexity "
         "far below the number of codes, or bars that end early, mean codes that carry nothing. Few tokens alone also "

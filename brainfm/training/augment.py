@@ -70,6 +70,7 @@ class PlaceDrop:
 
     def __call__(self, batch: TokenBatch, generator: Generator) -> TokenBatch:
         """The batch with places, and orientations, unknown."""
+        _real(batch, "place_drop")  # refuses what has no sensors
         window = torch.rand(len(batch), 1, generator=generator) < self.p
         share = torch.rand(len(batch), 1, generator=generator)
         drop = (window & (torch.rand(batch.kind.shape, generator=generator) < share))[..., None]

@@ -33,6 +33,7 @@ class Batcher:
         patch: samples per token of a sampled signal; windows are padded to whole patches.
         neurons: `dataset/subject/neuron` → number, for models that know neurons; None elsewhere.
         subjects: `dataset/subject` → number, as `aligned["subject"]`.
+        sessions: id of a recording → number, as `aligned["session"]`, -1 for others; None for models without sessions.
         labels: condition → class number, as `aligned["label"]`; unlabelled where None.
         normalised: scale by the normaliser that ingest fitted to the recording, not by its kinds' typical amplitudes.
         aligned: names of the covariates to bring along, `(batch, time, feature)`; NaN where a recording has none.
@@ -43,6 +44,7 @@ class Batcher:
     patch: int = 1
     neurons: dict[str, int] | None = None
     subjects: dict[str, int] | None = None
+    sessions: dict[str, int] | None = None
     labels: dict[str, int] | None = None
     aligned: tuple[str, ...] = ()
     normalised: bool = False
@@ -74,6 +76,8 @@ class Batcher:
                 batch.aligned["neuron"] = self._neuron_numbers(stored, batch.kind.shape[1])
         if self.subjects is not None:
             batch.aligned["subject"] = torch.tensor([self.subjects.get(s.person, -1) for s in stored])
+        if self.sessions is not None:
+            batch.aligned["session"] = torch.tensor([self.sessions.get(s.id, -1) for s in stored])
         if self.labels is not None:
             batch.aligned["label"] = torch.tensor([self.labels[word] for word in windows.label[rows]])
         for name in self.aligned:
@@ -177,8 +181,8 @@ class Batcher:
         counts = np.zeros((len(stored), channels, most), np.float32)
         mask = np.zeros((len(stored), channels, most), bool)
         for i, s in enumerate(stored):
-            begin, own = start[i] / rate(s), len(s.channels)
-            time, neuron = s.spikes(begin, begin + seconds[i])
+            begin, end, own = start[i] / rate(s), (start[i] + samples[i]) / rate(s), len(s.channels)
+            time, neuron = s.spikes(begin, end)
             bin_ = np.minimum(((time - begin) / width + 1e-6).astype(np.int64), bins[i] - 1)
             flat = np.bincount(neuron.astype(np.int64) * bins[i] + bin_, minlength=own * bins[i])
             counts[i, :own, : bins[i]] = flat.reshape(own, bins[i])
@@ -340,6 +344,7 @@ def facts_of(corpus: Corpus, window_s: float) -> Facts:
         subjects=tuple(corpus.people),
         regions=regions[0] if regions else (),
         neurons=tuple(sorted(neurons)),
+        sessions=tuple(sorted(r.id for r in recordings if "neuron" in r.channels.kind)),
         aligned={n: width for r in recordings for n, width in r.aligned_widths.items()},
     )
 

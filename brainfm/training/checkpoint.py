@@ -53,10 +53,11 @@ class Pretrained:
 
     def batcher(self, labels: dict[str, int] | None = None, aligned: tuple[str, ...] | None = None) -> Batcher:
         """How windows become batches for this model: its patch, its neurons, its covariates."""
-        ids = getattr(self.model, "neurons", None)
+        ids, sessions = getattr(self.model, "neurons", None), getattr(self.model, "sessions", None)
         return Batcher(
             patch=getattr(self.model, "patch", 1),
             neurons=None if ids is None else {x: i for i, x in enumerate(ids)},
+            sessions=None if sessions is None else {x: i for i, x in enumerate(sessions)},
             labels=labels,
             aligned=tuple(getattr(self.model, "aligned", ())) if aligned is None else aligned,
             normalised=getattr(self.model, "normalised", False),

@@ -113,6 +113,12 @@ def unfit(model: BrainTokenizer, stored: Stored) -> str:
             f"{count} of {len(stored.channels)} channels are of kind {', '.join(strange)}; this tokenizer knows "
             f"{', '.join(known)}: ingest the recording without them or train a tokenizer on such channels"
         )
+    lost = [n for n, p in zip(stored.channels.name, stored.channels.position, strict=True) if not np.isfinite(p).all()]
+    if lost and model.released:
+        return (
+            f"{len(lost)} of {len(stored.channels)} channels have no position ({', '.join(lost[:5])}), and a released "
+            "tokenizer has no vector for that: ingest the recording with a `--montage`, or without them"
+        )
     return ""
 
 

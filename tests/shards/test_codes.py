@@ -255,6 +255,8 @@ def test_what_the_tokenizer_cannot_take_is_named_and_the_others_are_done(
         signal[:, 64:128] = 0.0  # a second without any signal
         made = Recording("made_up", subject, "eeg", channels, sfreq=rate, signal=signal)
         write_shard(folder / f"{subject}.h5", [made], {})
+    lost = Recording("made_up", "lost", "eeg", Channels.make(["X1"], "eeg"), sfreq=SFREQ, signal=signal[:1])
+    write_shard(folder / "lost.h5", [lost], {})
     spikes = Recording("made_up", "spikes", "spikes", Channels.make(["n"], "neuron"), duration=3.0,
                        spike_time=np.array([0.5]), spike_neuron=np.array([0]))  # fmt: skip
     write_shard(folder / "spikes.h5", [spikes], {})
@@ -262,10 +264,11 @@ def test_what_the_tokenizer_cannot_take_is_named_and_the_others_are_done(
     released = braintokenizer.build(Facts(sfreq=SFREQ), **braintokenizer.SIZES["test"], released=True)
     corpus = open_shards(folder)
     found = tokenize(released, corpus, tmp_path / "tok", window_s=1.0)
-    assert sorted(found["failed"]) == ["made_up/fast//", "made_up/inside//", "made_up/spikes//"]
+    assert sorted(found["failed"]) == [f"made_up/{x}//" for x in ("fast", "inside", "lost", "spikes")]
     assert "--sfreq-hz 64" in found["failed"]["made_up/fast//"]
     assert "1 of 3 channels are of kind seeg; this tokenizer knows eeg, mag, grad, axial" in str(found["failed"])
     assert "spikes" in found["failed"]["made_up/spikes//"]
+    assert "1 of 1 channels have no position (X1)" in found["failed"]["made_up/lost//"]
     (coded,) = open_codes(tmp_path / "tok").recordings
     assert coded.starts.tolist() == [0, 32, *range(128, 320, 32)]
     cut = corpus.recordings[[r.subject for r in corpus.recordings].index("right")].path
@@ -273,7 +276,7 @@ def test_what_the_tokenizer_cannot_take_is_named_and_the_others_are_done(
     again = tokenize(model, corpus, tmp_path / "again", window_s=1.0)
     assert "made_up/right//" in again["failed"]
     assert "made_up/inside//" not in again["failed"]
-    assert again["shards_written"] == 1
+    assert again["shards_written"] == 2  # "lost" too: a tokenizer of ours has a vector for that
     twice = replace(
         corpus, recordings=(corpus.recordings[1], replace(corpus.recordings[1], path=tmp_path / "inside.h5"))
     )

@@ -16,12 +16,12 @@ from brainfm.models import luna
 from brainfm.objectives.masked_patches import MaskedPatches
 from brainfm.tokens import Facts, TokenBatch
 from brainfm.training import augment
-from brainfm.training.augment import AmplitudeScale, BandStop, ChannelDrop, SurrogatePhase, TimeShift
+from brainfm.training.augment import AmplitudeScale, BandStop, ChannelDrop, PlaceDrop, SurrogatePhase, TimeShift
 
 QUICK = settings(max_examples=30, deadline=None)
 SFREQ = 64.0
-ALL = [ChannelDrop(0.4), TimeShift(1.0), AmplitudeScale(1.0), BandStop(1.0), SurrogatePhase(1.0)]
-IN_TIME = [a for a in ALL if not isinstance(a, ChannelDrop)]
+ALL = [ChannelDrop(0.4), PlaceDrop(0.5), TimeShift(1.0), AmplitudeScale(1.0), BandStop(1.0), SurrogatePhase(1.0)]
+IN_TIME = [a for a in ALL if not isinstance(a, ChannelDrop | PlaceDrop)]
 
 
 def batch(channels: list[int], patches: list[int], patch: int = 8, seed: int = 0, padding: float = 0.0) -> TokenBatch:
@@ -114,6 +114,19 @@ def test_channels_are_dropped_as_often_as_told() -> None:
     dropped = ~ChannelDrop(0.25)(made, generator()).channel_mask()
     share = dropped.double().mean()
     assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / dropped.numel())
+
+
+def test_places_are_forgotten_with_their_orientation_and_nothing_else() -> None:
+    made = batch([6] * 400, [2] * 400)
+    made.orientation[:] = 1.0
+    got = PlaceDrop(0.5)(made, generator())
+    lost = got.place.isnan().any(dim=2)
+    assert abs((lost.any(dim=1)).double().mean() - 0.5 * (1 - 1 / 7)) < 0.08  # 1 in 7 shares takes none of six
+    assert set(lost.sum(dim=1).tolist()) == set(range(7))
+    assert torch.equal(got.place[~lost], made.place[~lost])
+    assert not got.orientation[lost].any()
+    assert torch.equal(got.kind, made.kind)
+    assert torch.equal(got.values, made.values)
 
 
 def test_a_model_sees_dropped_channels_as_absent() -> None:
