@@ -161,8 +161,9 @@ def _of_results(found: dict[str, dict[str, Any]], cards: dict[str, dict[str, Any
             yield Split(f"{name}, first and second halves", *windows["halves"])
         for i, fold in enumerate(result.get("folds") or (), 1):
             yield Split(f"{name}, fold {i}, train and val", fold["train"], fold["val"])
+            apart = "windows" if result.get("within_session") else others
             for side in ("train", "val"):
-                yield Split(f"{name}, fold {i}, {side} and test", fold[side], fold["test"], others)
+                yield Split(f"{name}, fold {i}, {side} and test", fold[side], fold["test"], apart)
         for model, card in _seen_by(result["model"], cards[result["model"]]) if result["model"] in cards else ():
             for seen in ("train", "val"):
                 for side, held in sides.items():

@@ -77,7 +77,7 @@ def test_every_verb_explains_itself(run, verb: str) -> None:
     [
         (("fetch", "eegmatt"), "no dataset named 'eegmatt' in brainfm/datasets; did you mean 'eegmat'?"),
         (("ingest", "sim_ee"), "did you mean 'sim_eeg'?"),
-        (("tokenize", "braintokenizer_tyni"), "did you mean 'braintokenizer_local'?"),
+        (("tokenize", "braintokenizer_locla"), "did you mean 'braintokenizer_local'?"),
         (("pretrain", "luna_tyni"), "no pretrain key 'luna_tyni'"),
         (("decode", "scp1_lunna"), "did you mean 'scp1_luna'?"),
         (("transfer", "hcp_to_greifwald"), "did you mean 'hcp_to_greifswald'?"),

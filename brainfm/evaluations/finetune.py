@@ -4,7 +4,11 @@ The whole network is trained; its tokenizer, where it has one, stays frozen. Fit
 a few of these people are spared for early stopping and for the choice of the learning rate. Test people decide nothing.
 With `folds` each test person is scored by a network that was also fine-tuned on the test people of the other folds.
 
-Every neural method gets the same readout training: as many learning rates to choose from, steps, windows per step and
+The readout is the paper's of BrainOmni (`Hidden`), but its input is standardised by the fitted windows as the network
+encodes them before the first step: unit vectors of neighbouring windows differ by a thousandth, and a linear layer on
+them learns nothing in hundreds of steps. `standardised=False` is the paper's.
+
+Every neural method gets the same training: as many learning rates to choose from, steps, windows per step and
 validations. EEGNet and the linear models see the channels that all recordings share, see `baselines.montage`.
 """
 
@@ -22,7 +26,7 @@ from torch import nn
 from brainfm.evaluations import baselines, protocol
 from brainfm.metrics import balanced_accuracy, confusion
 from brainfm.models import eegnet
-from brainfm.objectives.supervised import Bounded, Hidden, Supervised
+from brainfm.objectives.supervised import Bounded, Hidden, Standardised, Supervised
 from brainfm.recording import Channels
 from brainfm.shards.read import Windows
 from brainfm.splits import order
@@ -55,6 +59,7 @@ class Method:
         network: where it starts; not changed. trials: all windows as its batches.
         readout: width of the pooled encoding → what gives logits.
         factor: its learning rates are so many times those that are given. readout_factor: the readout's, times more.
+        standardised: whether the readout's input is standardised.
     """
 
     network: Pretrained
@@ -62,6 +67,7 @@ class Method:
     readout: Callable[[int], nn.Module]
     factor: float = 1.0
     readout_factor: float = READOUT_FACTOR
+    standardised: bool = True
 
 
 def run(
@@ -71,12 +77,13 @@ def run(
     *,
     seed: int,
     folds: int = 0,
-    learning_rates: Sequence[float] = (1e-4, 3e-4, 1e-3),
+    learning_rates: Sequence[float] = (3e-5, 1e-4, 3e-4),
     steps: int = 120,
     batch_size: int = 32,
     validations: int = 12,
     patience: int = 5,
     weight_decay: float = 0.05,
+    standardised: bool = True,
     linear: str | Sequence[str] = ("log_band_power", "tangent_space"),
 ) -> dict:
     """Fine-tune on the training people, score people that neither this nor pretraining has seen.
@@ -93,6 +100,7 @@ def run(
         learning_rates: the network's, to choose from by validation among the training people; the readout's are ten
             times as high, as EEGNet's are.
         steps, batch_size, validations, patience, weight_decay: see `finetuning.Tuning`.
+        standardised: standardise what the networks' readouts get; EEGNet has batch norm for it.
         linear: features of the signals, see `baselines.of_signals`.
 
     Raises:
@@ -108,7 +116,7 @@ def run(
     tuning = Tuning(
         steps, batch_size, weight_decay=weight_decay, beta2=0.99, validations=validations, patience=patience
     )
-    methods = _methods(model, windows, classes, seed)
+    methods = _methods(model, windows, classes, standardised, seed)
     guesses, rates, kept = _tuned(methods, windows, classes, first, parts, learning_rates, tuning, seed)
     described, note = baselines.of_signals(linear, train, test)
     features = {"probe": model.features(windows), **{k: np.concatenate(pair) for k, pair in described.items()}}
@@ -200,7 +208,9 @@ def _gain(people: np.ndarray, truth: np.ndarray, own: np.ndarray, other: np.ndar
     return protocol.scored(gain, people, truth, np.stack([own, other], axis=1), seed)
 
 
-def _methods(model: Pretrained, windows: Windows, classes: Sequence[str], seed: int) -> dict[str, Method]:
+def _methods(
+    model: Pretrained, windows: Windows, classes: Sequence[str], standardised: bool, seed: int
+) -> dict[str, Method]:
     """What is fine-tuned, by name, the pretrained network first."""
     signals = WindowDataset(windows, model.batcher())
     coded = Tokenized.fits(model.model)
@@ -210,7 +220,7 @@ def _methods(model: Pretrained, windows: Windows, classes: Sequence[str], seed: 
 
     def method(network: Pretrained, trials: Any = None) -> Method:
         own = trials or (Tokenized(network.model, signals) if coded else signals)
-        return Method(network, own, readout)
+        return Method(network, own, readout, standardised=standardised)
 
     found = {"pretrained": method(model), "untrained": method(model.untrained(seed))}
     if coded:
@@ -221,7 +231,7 @@ def _methods(model: Pretrained, windows: Windows, classes: Sequence[str], seed: 
             replace(model, model=second.eval()), found["pretrained"].trials
         )
     network, trials = scratch(windows, seed)
-    found["EEGNet"] = Method(network, trials, lambda width: Bounded(width, len(classes)), READOUT_FACTOR, 1.0)
+    found["EEGNet"] = Method(network, trials, lambda width: Bounded(width, len(classes)), READOUT_FACTOR, 1.0, False)
     return found
 
 
@@ -260,12 +270,14 @@ def choose(
 def tune(method: Method, fold: Fold, labels: np.ndarray, tuning: Tuning, seed: int) -> tuple[Tuned, np.ndarray]:
     """Fine-tune a copy on the fold; probabilities of its test windows `(window, class)`."""
     network = deepcopy(method.network.model)
+    sides = [Labelled(method.trials, rows, labels[rows]) for rows in (fold.fit, fold.val)]
+    encoded = torch.from_numpy(method.network.pooled(sides[0]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with torch.inference_mode(), checkpoint.evaluating(network):
-            width = network.encode(method.trials.__getitems__([int(fold.fit[0])])).pooled.shape[1]
-        objective = Supervised(width, int(labels.max()) + 1, readout=method.readout(width))
-    sides = [Labelled(method.trials, rows, labels[rows]) for rows in (fold.fit, fold.val)]
+        readout = method.readout(encoded.shape[1])
+    if method.standardised:
+        readout = Standardised(readout, encoded)
+    objective = Supervised(encoded.shape[1], int(labels.max()) + 1, readout=readout)
     own = replace(tuning, readout_factor=method.readout_factor)
     tuned = finetune(network, objective, sides[0], sides[1], own, seed)
     return tuned, predict(network, objective, method.trials, fold.test)

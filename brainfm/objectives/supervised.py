@@ -46,6 +46,26 @@ class Bounded(nn.Linear):
         return functional.linear(pooled, held(self.weight, self.bound, self.training), self.bias)
 
 
+class Standardised(nn.Module):
+    """A readout of centred and scaled features; the centre and the scale are not trained.
+
+    Args:
+        readout: `(batch, feature)` → `(batch, class)`.
+        features: `(window, feature)` whose mean and deviation are taken; what never changes is left as it is.
+    """
+
+    def __init__(self, readout: nn.Module, features: Tensor) -> None:
+        super().__init__()
+        self.readout = readout
+        spread = features.std(dim=0, correction=0)
+        self.register_buffer("mean", features.mean(dim=0))
+        self.register_buffer("scale", torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits."""
+        return self.readout((pooled - self.mean) / self.scale)
+
+
 class Supervised(nn.Module):
     """A readout that is trained with, or on top of, the model.
 
