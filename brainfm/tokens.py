@@ -140,6 +140,7 @@ class Facts:
         subjects: `dataset/subject`, sorted.
         regions: names of the regions in order (fMRI).
         neurons: `dataset/subject/neuron`, sorted (spikes).
+        sessions: ids of the recordings that have neurons, sorted.
         aligned: name and number of features of each aligned series.
     """
 
@@ -151,4 +152,5 @@ class Facts:
     subjects: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     neurons: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
     aligned: dict[str, int] = field(default_factory=dict)

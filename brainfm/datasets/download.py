@@ -130,6 +130,32 @@ def files(base_url: str, checksums: Mapping[str, str], root: Path, local: Path |
     return f"{len(kept)} of {len(checksums)} files, {_size(root, kept)}, from {source}"
 
 
+def from_folder(url: str, checksums: Mapping[str, str], root: Path, local: Path | None, key: str) -> str:
+    """Have the listed files in `root` from a folder, where no address is known to keep serving them.
+
+    Args:
+        url: the page that says where to get them. checksums, root, key: as in `files`.
+        local: a folder that holds all of the files; may be None only where they are in `root` already.
+
+    Raises:
+        FileNotFoundError: without a folder, with the page and the command; for a folder that lacks a file.
+        ValueError: for a file whose content is not the pinned one.
+    """
+    if local is None:
+        if all(_right(Path(root) / name, digest) for name, digest in checksums.items()):
+            return f"{len(checksums)} files, {_size(Path(root), checksums)} (already there)"
+        raise FileNotFoundError(
+            f"{key} comes from a local folder only; get {', '.join(checksums)} from {url} and run: "
+            f"brainfm fetch {key} --from FOLDER"
+        )
+    missing = [name for name in checksums if not (Path(local) / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{local} holds no {missing[0]}; {key} needs {', '.join(checksums)} from {url} in one folder"
+        )
+    return files("", checksums, root, local, key)
+
+
 def verify(root: Path) -> dict[str, dict]:
     """Check every file of a folder's manifest; return the manifest's table of files.
 

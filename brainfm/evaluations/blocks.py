@@ -1,8 +1,8 @@
 """Decode velocity or position over contiguous blocks of time: one block is scored, the others, less a gap, train.
 
-Neighbouring windows are alike, so a random split would be near interpolation. Each recording is cut into blocks; between
-a block and what trains lie at least a window and what filters reach. For every block the network first learns the spikes
-of the training blocks without behaviour, then a read-out of all its weights with it.
+Neighbouring windows are alike, so a random split would be near interpolation. Each recording is cut into blocks;
+between a block and what trains lie at least a window and what filters reach. For every block the network first learns
+the spikes of the training blocks without behaviour, then all its weights and a read-out are taught with it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run(
     with fresh weights, taught the same; "encodings" is a ridge on what it encodes before it sees behaviour; "untrained"
     is a ridge on a fresh network's encodings. "ridge" and "Wiener" (no penalty) see the history of binned counts,
     "naive Bayes" the counts of the window, where the covariate is a place of one or two axes. "time-shifted" is the
-    ridge with its training target moved round by half.
+    ridge on encodings with its training target moved round by half.
 
     Args:
         model: the network, not changed; neurons that it does not know get fresh rows.
@@ -100,7 +100,9 @@ def run(
                 if made and unlabelled_steps:
                     continuous.pretext(copy, here, made, replace(how, steps=unlabelled_steps), seed + number)
                 if name == "score":
-                    say("encodings", b, _ridge(copy.features(here), y, copy.features(there)))
+                    encoded = copy.features(here), copy.features(there)
+                    say("encodings", b, _ridge(encoded[0], y, encoded[1]))
+                    say("time-shifted", b, _ridge(encoded[0], np.roll(y, len(y) // 2, axis=0), encoded[1]))
                 if steps:
                     readout = continuous.tuned(copy, here, y, how, seed + number)
                     say(name, b, continuous.predicted(copy, readout, there))
@@ -108,7 +110,6 @@ def run(
             x, x_test = history[0][a], history[1][b]
             say("ridge", b, _ridge(x, y, x_test))
             say("Wiener", b, _least_squares(x, y, x_test))
-            say("time-shifted", b, _ridge(x, np.roll(y, len(y) // 2, axis=0), x_test))
             if is_place:
                 say("naive Bayes", b, place_decoder.fit(whole[0][a], y).predict(whole[1][b]))
     every = {"pretrained": guesses.pop("score") if steps else guesses["encodings"], **guesses}
@@ -117,9 +118,9 @@ def run(
     found = {n: protocol.scored(r2, other[inside], truth[inside], g[inside], seed, size) for n, g in every.items()}
     main = found.pop("pretrained")
     note = (
-        f"{blocks} blocks of time; {len(inside)} of {len(test)} windows lie inside one and are scored, each by networks "
-        f"and readouts fitted on the other blocks of its recording ({unlabelled_steps * bool(made)} steps on spikes "
-        f"alone, {steps} with the target). Linear decoders see the last {linear_bins * bin_s:g} s."
+        f"{blocks} blocks of time; {len(inside)} of {len(test)} windows lie inside one and are scored, each by "
+        f"networks and readouts fitted on the other blocks of its recording ({unlabelled_steps * bool(made)} steps on "
+        f"spikes alone, {steps} with the target). Linear decoders see the last {linear_bins * bin_s:g} s."
     )
     sides = [(train.take(a), test.take(b)) for a, b in cuts]
     return {
@@ -190,19 +191,20 @@ def unseen(model: Pretrained, test: Windows) -> None:
                 )
 
 
-def per_block(guesses: dict[str, np.ndarray], truth: np.ndarray, rows: list[np.ndarray]) -> dict[str, list[list[float]]]:
+def per_block(
+    guesses: dict[str, np.ndarray], truth: np.ndarray, rows: list[np.ndarray]
+) -> dict[str, list[list[float]]]:
     """Method → for each block the R2 of every column."""
     columns = range(truth.shape[1])
     return {
-        name: [[r2(truth[part, c], guess[part, c]) for c in columns] for part in rows] for name, guess in guesses.items()
+        name: [[r2(truth[part, c], guess[part, c]) for c in columns] for part in rows]
+        for name, guess in guesses.items()
     }
 
 
 def _errors(guesses: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, float]:
     """Median Euclidean error of each method over all scored windows, in the covariate's unit."""
-    return {
-        name: float(np.nanmedian(np.linalg.norm(truth - guess, axis=1))) for name, guess in guesses.items()
-    }
+    return {name: float(np.nanmedian(np.linalg.norm(truth - guess, axis=1))) for name, guess in guesses.items()}
 
 
 def _moving(windows: Windows, target: np.ndarray, name: str, least: float) -> tuple[Windows, np.ndarray]:
@@ -237,4 +239,3 @@ def _least_squares(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarr
     one, other = (np.column_stack([np.ones(len(part)), part]) for part in (x, x_test))
     with protocol.threads().limit(limits=1):
         return other @ np.linalg.lstsq(one, y, rcond=None)[0]
-

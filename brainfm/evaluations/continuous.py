@@ -78,6 +78,9 @@ class Readout(nn.Module):
         model: the network under it. target: `(window, column)` of the training side. width: of the pooled encoding.
     """
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(self, model: Any, target: np.ndarray, width: int) -> None:
         super().__init__()
         self.model, self.norm, self.out = model, nn.LayerNorm(width), nn.Linear(width, target.shape[1])

@@ -3,6 +3,9 @@
 The network's weights stay; only the vectors of the new neurons are fitted, by predicting the spikes of a calibration
 session. A ridge decoder is then fitted on encodings of the first seconds of that session whose behaviour is known, and
 scored on a later session. The question is how few labelled seconds suffice.
+
+A network that reads behaviour out itself (POYO) has nothing to learn from spikes alone: it is adapted to the labelled
+seconds by `brainfm/training/new_animal.py`, and its own answers are scored.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from brainfm.metrics import r2
 from brainfm.objectives.next_spike import NextSpike
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
+from brainfm.training import new_animal
 from brainfm.training.checkpoint import Pretrained
 
 
@@ -37,6 +41,7 @@ def run(
     label_seconds: Sequence[float] = (5, 20, 60, 120),
     linear_bins: int = 6,
     bin_s: float = 0.05,
+    frozen_share: float = 0.5,
 ) -> dict:
     """R2 of the decoder over labelled seconds, for the network pretrained, untrained, and for binned counts.
 
@@ -49,9 +54,12 @@ def run(
         test: windows of a later session of the same animals.
         seed: of untrained weights, batches, dropout and bootstrap.
         target: the covariate to decode; it is withheld from the network while neurons are fitted.
-        unlabelled_steps, lr, batch_size: of fitting the neurons' vectors with Adam, per animal.
+        unlabelled_steps, lr, batch_size: of fitting the neurons' vectors with Adam, per animal; for a self-reading
+            network the steps of its adaptation, which are labelled.
         label_seconds: seconds of calibration whose target the decoder may see; more than there are counts as all.
         linear_bins, bin_s: spike history of the linear decoder.
+        frozen_share: of a self-reading network's steps, in which only vectors of neurons and sessions, and its latents,
+            train; then all does. 1 is unit identification alone.
 
     Raises:
         ValueError: where the network knows no neurons, has seen the animal, or an animal lacks a session.
@@ -71,20 +79,32 @@ def run(
     fresh = model.untrained(seed)
     guesses: dict[tuple[str, float], np.ndarray] = {}
     gained: list[str] = []
+    reads = target in getattr(model.model, "targets", ())
+    frozen = round(frozen_share * unlabelled_steps)
     for animal in np.unique(animals):
         mine, theirs = animals == animal, other == animal
         here, there = calibration.take(mine), later.take(theirs)
         unlabelled = train.take(train.of("person") == animal)
         views = {"linear": _counts(here, there, bin_s, linear_bins)}
         for name, start in (("pretrained", model), ("untrained", fresh)):
+            if reads:
+                _strange(start, here)
+                for seconds in label_seconds:
+                    rows = _labelled(elapsed[mine], seconds, animal)
+                    fitted, loss = new_animal.adapt(
+                        start, here.take(rows), steps=unlabelled_steps, frozen_steps=frozen, lr=lr,
+                        batch_size=batch_size, seed=seed,
+                    )  # fmt: skip
+                    guess = guesses.setdefault((name, seconds), np.zeros(truth.shape))
+                    guess[theirs] = new_animal.predicted(fitted, there, target)
+                gained.append(f"{name} {loss[0]:.2f} to {loss[1]:.2f}")
+                continue
             fitted, loss = with_neurons(start, unlabelled, target, unlabelled_steps, lr, batch_size, seed)
             views[name] = (fitted.features(here), fitted.features(there))
             gained.append(f"{name} {loss[0]:.2f} to {loss[1]:.2f}")
         for name, (x, y) in views.items():
             for seconds in label_seconds:
-                rows = elapsed[mine] <= seconds + 1e-6
-                if rows.sum() < 2:
-                    raise ValueError(f"{animal}: {rows.sum()} windows end in the first {seconds} s; label more seconds")
+                rows = _labelled(elapsed[mine], seconds, animal)
                 guess = guesses.setdefault((name, seconds), np.zeros(truth.shape))
                 guess[theirs] = protocol.fit_ridge(x[rows], taught[mine][rows]).predict(y)
 
@@ -97,9 +117,15 @@ def run(
         "binned counts": curves["linear", most],
         "untrained": curves["untrained", most],
     }
+    how = (
+        f"Vectors of neurons and sessions, and latents, train for {frozen} of {unlabelled_steps} steps on "
+        "the labelled seconds, then everything"
+        if reads
+        else f"Only the vectors of the new neurons are fitted, {unlabelled_steps} steps without the target"
+    )
     note = (
-        f"Only the vectors of the new neurons are fitted, {unlabelled_steps} steps without the target; loss: "
-        f"{'; '.join(gained)}. The linear decoder sees the last {linear_bins * bin_s:g} s of spikes of each window."
+        f"{how}; loss: {'; '.join(gained)}. "
+        f"The linear decoder sees the last {linear_bins * bin_s:g} s of spikes of each window."
     )
     return {
         **protocol.result("new_neurons", "R2", curves["pretrained", most], 0.0, compared, train, test, seed, note),
@@ -127,10 +153,7 @@ def with_neurons(
     """
     copy = Pretrained(deepcopy(model.model), model.config, model.facts, model.card)
     network: Any = copy.model
-    used = [windows.recordings[r] for r in np.unique(windows.recording)]
-    ids = sorted({f"{s.person}/{name}" for s in used for name in s.channels.name} - set(network.neurons))
-    if not ids:
-        raise ValueError(f"the model knows every neuron of {used[0].person}; take an animal that it was not trained on")
+    ids = sorted(_strange(copy, windows))
     aligned = tuple(name for name in getattr(network, "aligned", ()) if name != withheld)
     objective = NextSpike()
     losses = []
@@ -142,7 +165,7 @@ def with_neurons(
         optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr)
         rng, device = np.random.default_rng(seed), next(network.parameters()).device
         network.train()
-        for _ in track(range(steps), f"Neurons of {used[0].person}", transient=True):
+        for _ in track(range(steps), f"Neurons of {windows.of('person')[0]}", transient=True):
             rows = np.sort(rng.choice(len(windows), min(batch_size, len(windows)), replace=False))
             parts = objective(network, batcher(windows, rows).to(device))
             loss = sum(v for k, v in parts.items() if not k.startswith("metric_"))
@@ -153,6 +176,27 @@ def with_neurons(
     network.eval()
     part = max(1, steps // 10)
     return copy, (float(np.mean(losses[:part])), float(np.mean(losses[-part:])))
+
+
+def _labelled(elapsed: np.ndarray, seconds: float, animal: str) -> np.ndarray:
+    """Which windows end in the first seconds."""
+    rows = elapsed <= seconds + 1e-6
+    if rows.sum() < 2:
+        raise ValueError(f"{animal}: {rows.sum()} windows end in the first {seconds} s; label more seconds")
+    return rows
+
+
+def _strange(model: Pretrained, windows: Windows) -> set[str]:
+    """The neurons of the windows that the model does not know.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    used = [windows.recordings[r] for r in np.unique(windows.recording)]
+    ids = {f"{s.person}/{name}" for s in used for name in s.channels.name} - set(model.model.neurons)
+    if not ids:
+        raise ValueError(f"the model knows every neuron of {used[0].person}; take an animal that it was not trained on")
+    return ids
 
 
 def labelled_time(windows: Windows) -> np.ndarray:

@@ -33,9 +33,7 @@ class PlaceDecoder:
         return self.centre[score.argmax(axis=1)]
 
 
-def fit(
-    counts: np.ndarray, position: np.ndarray, *, cell: float | None = None, smooth: float = 1.0
-) -> PlaceDecoder:
+def fit(counts: np.ndarray, position: np.ndarray, *, cell: float | None = None, smooth: float = 1.0) -> PlaceDecoder:
     """Fit place fields on a grid.
 
     Args:

@@ -40,8 +40,8 @@ def poisson_nll(counts: np.ndarray, rates: np.ndarray) -> float:
     wrong = int((~(r >= 0)).sum())
     if wrong:
         raise ValueError(
-            f"{wrong} of {r.size} rates are negative or NaN; expected counts per bin of 0 or more: take the exponential "
-            "of log rates"
+            f"{wrong} of {r.size} rates are negative or NaN; expected counts per bin of 0 or more: take the "
+            "exponential of log rates"
         )
     r = np.where(r == 0, LEAST, r)
     return float(np.sum(r - n * np.log(r) + gammaln(n + 1)))
@@ -62,7 +62,9 @@ def bits_per_spike(counts: np.ndarray, rates: np.ndarray) -> float:
     spikes = float(np.nansum(counts))
     if not spikes > 0:
         raise ValueError(f"{counts.size} counts without a spike; bits per spike need one: take more trials or neurons")
-    null = np.broadcast_to(np.nanmean(counts, axis=tuple(range(counts.ndim - 1))), counts.shape)
+    over = tuple(range(counts.ndim - 1))
+    known = (~np.isnan(counts)).sum(axis=over)
+    null = np.broadcast_to(np.nansum(counts, axis=over) / np.maximum(known, 1), counts.shape)
     return (poisson_nll(counts, null) - poisson_nll(counts, rates)) / spikes / math.log(2)
 
 
@@ -99,7 +101,9 @@ def _moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     known = ~np.isnan(y[:, 0])
     if np.isnan(x[known]).any():
-        raise ValueError(f"{int(np.isnan(x[known]).any(axis=1).sum())} moments with behaviour have NaN rates; mend them")
+        raise ValueError(
+            f"{int(np.isnan(x[known]).any(axis=1).sum())} moments with behaviour have NaN rates; mend them"
+        )
     return x[known], y[known]
 
 

@@ -31,7 +31,12 @@ class NeuronTable(nn.Module):
         return self.known if self.added is None else torch.cat((self.known, self.added))
 
     def of(self, number: Tensor) -> Tensor:
-        """`(batch, channel)` numbers, negative for padding → `(batch, channel, width)`, 0 for padding."""
+        """`(batch, channel)` numbers, negative for padding → `(batch, channel, width)`, 0 for padding.
+
+        Where all samples have the same neurons, as those of one recording do, the first axis is 1: it broadcasts.
+        """
+        if len(number) > 1 and bool((number == number[:1]).all()):
+            number = number[:1]
         return self.rows()[number.clamp_min(0)] * (number >= 0).unsqueeze(-1)
 
     def add(self, ids: Sequence[str]) -> list[int]:

@@ -74,6 +74,7 @@ def observe(
     decay_s: float = 0.6,
     amplitude: float = 0.3,
     noise: float = 0.1,
+    saturation: float | None = None,
 ) -> Recording:
     """Spikes as an indicator of calcium shows them: each leaves a transient that rises and decays exponentially.
 
@@ -83,14 +84,21 @@ def observe(
         rise_s, decay_s: time constants of the transient.
         amplitude: dF/F at the transient's peak of one spike; neurons differ around it by a quarter.
         noise: standard deviation of the noise of one frame, dF/F.
+        saturation: dF/F that an indicator all of whose molecules have bound calcium would show: a transient of height x
+            shows as x / (1 + x / saturation), before the noise. None for an indicator without limit.
 
     Returns:
         dF/F with the events, covariates and truth of `firing`; "spike_time" in s, "spike_neuron" and "amplitude" in
         `truth`.
 
     Raises:
-        ValueError: for a recording without spikes, or one that was not simulated.
+        ValueError: for a recording without spikes, one that was not simulated, or times and a saturation out of range.
     """
+    if not 0 < rise_s < decay_s or (saturation is not None and not saturation > 0):
+        raise ValueError(
+            f"rise_s {rise_s:g}, decay_s {decay_s:g}, saturation {saturation}; expected a rise above 0 and shorter "
+            "than the decay, and a saturation above 0 or None"
+        )
     if firing.spike_time is None or firing.spike_neuron is None or not firing.simulated:
         raise ValueError(f"{firing.id}: expected simulated spikes")
     neurons, fine = len(firing.channels), 10
@@ -100,10 +108,14 @@ def observe(
     np.add.at(counts, (firing.spike_neuron, step), 1.0)
     time = np.arange(round(6 * decay_s * sfreq_hz * fine)) / (sfreq_hz * fine)
     kernel = np.exp(-time / decay_s) - np.exp(-time / rise_s)
-    size = amplitude * rng.lognormal(0.0, 0.25, neurons)
+    size = amplitude * rng.lognormal(0.0, 0.25, neurons)[:, None]
     shown = fftconvolve(counts, (kernel / kernel.max())[None], axes=1)[:, : frames * fine]
+    shown *= size
+    if saturation is not None:
+        shown = np.maximum(shown, 0)
+        shown /= 1 + shown / saturation
     # A frame is the mean over its exposure.
-    signal = size[:, None] * shown.reshape(neurons, frames, fine).mean(2)
+    signal = shown.reshape(neurons, frames, fine).mean(2)
     signal += noise * rng.standard_normal(signal.shape)
     recording = Recording(
         dataset=firing.dataset,
@@ -120,12 +132,14 @@ def observe(
             **firing.truth,
             "spike_time": firing.spike_time,
             "spike_neuron": firing.spike_neuron,
-            "amplitude": size,
+            "amplitude": size[:, 0],
         },
         simulated=True,
     )
     recording.provenance["steps"] = list(firing.provenance["steps"])
-    recording.note("simulate indicator", rise_s=rise_s, decay_s=decay_s, amplitude=amplitude, noise=noise)
+    recording.note(
+        "simulate indicator", rise_s=rise_s, decay_s=decay_s, amplitude=amplitude, noise=noise, saturation=saturation
+    )
     return recording
 
 

@@ -11,42 +11,47 @@ attended neuron, recovers who drives whom (`evaluations/connectivity.py`).
 Differences from the paper and its published code:
 - a neuron is a row of a table named "dataset/subject/neuron" that also reads the logits out, so that a new animal has a
   path (`add_neurons`, `freeze_but_neurons`); logits run over the neurons of the sample's own recording and the end;
-- padding is masked everywhere and has no vector;
+- padding is masked everywhere and has no vector; contrastive features are pooled before any fusion;
 - a covariate's value enters (a LayerNorm of one number erased it); a token sees no later sample of it than itself;
-- contrastive features are pooled before any fusion (`alignment_features`);
 - spikes are ordered by time, then by number; the past's order counts back from its end;
-- a stimulus is features, one token per sample, not video through a 3-D convolution; nothing has self-attention before
-  the fusion; contexts are normalised once; in training each covariate is hidden from a share of the samples;
+- a stimulus is features, one token per sample, or with `height` video through a 3-D convolution: its tokens keep place
+  and time, attend to no later frame, and show the window alone, where the published code reads on beyond its end;
+- contexts are normalised once; in training each covariate is hidden from a share of the samples;
 - at most `max_events` spikes per state: the LAST of the past and the FIRST of the current state; a state that was cut
   has no end to predict.
 
 Tensor walk of `encode` (behaviour is never read, so that a probe of behaviour cannot be answered from the question):
     spikes `(batch, spike)` → past `(batch, event, dim)`, current `(batch, 1 + event, dim)` behind a start token
-    → past blocks → stimulus blocks → self blocks → norm → tokens `(batch, 1 + event, dim)` → mean `(batch, dim)`
+    → state encoder → past blocks → stimulus blocks → self blocks → norm → tokens, the same shape → mean `(batch, dim)`
     all spikes → counts `(batch, segment, channel)` times unit neuron vectors → `(batch, segment, dim)`
     → pooled `(batch, (1 + segment) * dim)`
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainfm.layers import draws, spike_generation
 from brainfm.layers.attention import MLP, Block, masked_mean
+from brainfm.layers.cached_attention import Stage, run
+from brainfm.layers.frames import Frames, LookingBack
+from brainfm.layers.neurons import train_only
 from brainfm.layers.positions import sinusoid
+from brainfm.layers.spike_generation import Sampling
+from brainfm.layers.spike_states import IGNORE, Prediction, State, behind_start, shifted, split_states
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "Antoniades et al. 2024, Neuroformer, arXiv:2311.00136"
 
-#: The V1AL recording of the paper: 386 neurons, past 0.15 s and current 0.05 s.
+#: The V1AL recording of the paper: 386 neurons, past 0.15 s and current 0.05 s, frames of 64 by 112 pixels.
 # fmt: off
 FACTS = Facts(
     modality=("spikes",), kinds=("neuron",), window_s=0.2, channels=386, subjects=("v1al/a1",),
-    neurons=tuple(f"v1al/a1/{i:03d}" for i in range(386)), aligned={"stimulus": 64},
+    neurons=tuple(f"v1al/a1/{i:03d}" for i in range(386)), aligned={"stimulus": 64 * 112},
 )
 
 SIZES: dict[str, dict] = {
@@ -55,46 +60,12 @@ SIZES: dict[str, dict] = {
     "small": {"dim": 128, "heads": 4, "past_layers": 4, "stimulus_layers": 4, "behaviour_layers": 2, "self_layers": 4,
               "dropout": 0.2},
     "base": {"dim": 256, "heads": 8, "past_layers": 6, "stimulus_layers": 6, "behaviour_layers": 4, "self_layers": 6,
-             "dropout": 0.2},
+             "dropout": 0.2, "height": 64, "state_encoder_layers": 6, "stimulus_encoder_layers": 6},
 }
 # fmt: on
 
-IGNORE = -100
 INITIAL = 0.02  # standard deviation of fresh neuron vectors
-
-
-@dataclass(frozen=True)
-class State:
-    """Spikes of the past or the current state, padded to the longest of the batch.
-
-    Attributes:
-        time: `(batch, event)` seconds from the start of the current state; negative in the past.
-        channel, number: `(batch, event)` row of the recording's table, and of the model's.
-        mask, cut: `(batch, event)` real spikes; `(batch,)` where `max_events` left spikes out.
-    """
-
-    time: Tensor
-    channel: Tensor
-    number: Tensor
-    mask: Tensor
-    cut: Tensor
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What each token of the current state (a start token, then its spikes) says of the next spike, and the truth.
-
-    Attributes:
-        neuron, bin: `(batch, token, channel + 1)` and `(batch, token, bin + 1)` logits; the last is the state's end.
-        neuron_target, bin_target: `(batch, token)`; `IGNORE` for padding.
-        behaviour: predicted last sample of each covariate in `predict`, `(batch, feature)`.
-    """
-
-    neuron: Tensor
-    bin: Tensor
-    neuron_target: Tensor
-    bin_target: Tensor
-    behaviour: dict[str, Tensor]
+HIDE = 32  # of draws that hide a covariate, plus its number; see `layers/draws.py`
 
 
 class Neuroformer(nn.Module):
@@ -108,7 +79,8 @@ class Neuroformer(nn.Module):
     def __init__(
         self, neurons: Sequence[str], features: dict[str, int], predict: dict[str, int], past_s: float,
         current_s: float, *, bin_s: float, dim: int, heads: int, layers: tuple[int, int, int, int], dropout: float,
-        modality_dropout: float, max_events: int, segments: int,
+        modality_dropout: float, max_events: int, segments: int, video: tuple[int, Sequence[int], Sequence[int]] | None,
+        encoders: tuple[int, int],
     ) -> None:  # fmt: skip
         super().__init__()
         self.dim, self.neurons, self.aligned = dim, list(neurons), (*features, *predict)
@@ -120,7 +92,10 @@ class Neuroformer(nn.Module):
         self.start, self.end = nn.Parameter(torch.empty(dim)), nn.Parameter(torch.empty(dim))
         self.when, self.order = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.past_order = nn.Linear(dim, dim, bias=False)
-        self.value = nn.ModuleDict({name: nn.Linear(n, dim) for name, n in features.items()})
+        self.value = nn.ModuleDict({
+            name: Frames(n, video[0], dim, *video[1:]) if video and name == "stimulus" else nn.Linear(n, dim)
+            for name, n in features.items()
+        })  # fmt: skip
         self.name = nn.ParameterDict({name: nn.Parameter(torch.empty(dim)) for name in features})
         self.dropout = nn.Dropout(dropout)
         there = (True, "stimulus" in features, bool(set(features) - {"stimulus"}), True)
@@ -128,6 +103,8 @@ class Neuroformer(nn.Module):
             nn.ModuleList(Block(dim, heads, dropout) for _ in range(n * wanted))
             for n, wanted in zip(layers, there, strict=True)
         )
+        self.state_encoder = nn.ModuleList(Block(dim, heads, dropout) for _ in range(encoders[0]))
+        self.stimulus_encoder = LookingBack(encoders[1] * there[1], dim, heads, dropout)
         self.norm_past, self.norm_context, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.to_bin = nn.Linear(dim, self.bins + 1)
         self.to_behaviour = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in predict.items()})
@@ -162,11 +139,7 @@ class Neuroformer(nn.Module):
 
     def freeze_but_neurons(self) -> None:
         """Freeze everything but `neuron_parameters`, gradients already there included."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        for parameter in self.neuron_parameters():
-            parameter.requires_grad_(True)
+        train_only(self, self.neuron_parameters())
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -194,50 +167,40 @@ class Neuroformer(nn.Module):
         if last >= self.past_s + self.current_s + self.bin_s / 2:
             width = self.past_s + self.current_s
             raise ValueError(f"a spike at {float(last):.3f} s of a window; this model's last {width:g} s: cut such")
-        first = torch.where(real, number, len(self.neurons)).argsort(dim=1, stable=True)
-        time = torch.where(real, batch.time, torch.inf).gather(1, first)
-        by_time = time.argsort(dim=1, stable=True)
-        order, time = first.gather(1, by_time), time.gather(1, by_time) - self.past_s
-        n_past, n_all = (time < 0).sum(1), real.sum(1)
-        skipped = (n_past - self.max_events).clamp_min(0)
-        n_current = n_all - n_past
-
-        def take(start: Tensor, count: Tensor, cut: Tensor) -> State:
-            step = torch.arange(max(1, int(count.max())), device=time.device)
-            mask = step < count[:, None]
-            index = torch.where(mask, start[:, None] + step, 0)
-            spike = order.gather(1, index)
-            return State(
-                time.gather(1, index).masked_fill(~mask, 0.0), batch.channel.gather(1, spike).masked_fill(~mask, 0),
-                number.gather(1, spike).masked_fill(~mask, 0), mask, cut,
-            )  # fmt: skip
-
-        past = take(skipped, n_past - skipped, skipped > 0)
-        return past, take(n_past, n_current.clamp_max(self.max_events), n_current > self.max_events)
+        return split_states(batch, number, self.past_s, self.max_events)
 
     def _clock(self, time: Tensor) -> Tensor:
         return self.when(sinusoid(time / self.bin_s, self.dim, longest=1000.0))
 
-    def _embed(self, past: State, current: State) -> tuple[Tensor, Tensor]:
-        """Tokens of the past `(batch, event, dim)` and of the current state behind its start `(batch, 1 + event, dim)`.
+    def _past_tokens(self, past: State) -> Tensor:
+        """`(batch, event, dim)`.
 
         Vectors that small enter times the root of the width (Vaswani et al. 2017, section 3.4), or time drowns them.
         """
-        rows, scale = self.rows(), self.dim**0.5
-        back = past.mask.sum(1, keepdim=True) - 1 - torch.arange(past.mask.shape[1], device=rows.device)
-        before = scale * rows[past.number] + self._clock(past.time) + self.past_order(sinusoid(back, self.dim))
-        start = self.start.expand(len(current.mask), 1, -1)
-        now = scale * torch.cat((start, rows[current.number]), dim=1)
-        place = self.order(sinusoid(torch.arange(now.shape[1], device=rows.device), self.dim))
-        return self.dropout(before), self.dropout(now + self._clock(_behind_start(current.time)) + place)
+        back = past.mask.sum(1, keepdim=True) - 1 - torch.arange(past.mask.shape[1], device=past.time.device)
+        rows = self.dim**0.5 * self.rows()[past.number]
+        return self.dropout(rows + self._clock(past.time) + self.past_order(sinusoid(back, self.dim)))
+
+    def current_tokens(self, number: Tensor, time: Tensor, first: int = 0) -> Tensor:
+        """`(batch, token)` neurons' numbers, -1 for the start token, and seconds → `(batch, token, dim)`.
+
+        Args:
+            first: place of the first of these tokens in the current state.
+        """
+        vectors = torch.where((number < 0)[..., None], self.start, self.rows()[number.clamp_min(0)])
+        place = self.order(sinusoid(torch.arange(first, first + number.shape[1], device=number.device), self.dim))
+        return self.dropout(self.dim**0.5 * vectors + self._clock(time) + place)
 
     def _covariate(self, batch: TokenBatch, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Embedded samples `(batch, time, dim)`, their seconds `(time,)` and which are there `(batch, time)`.
+        """Embedded samples `(batch, key, dim)`, their seconds `(key,)` and which are there `(batch, key)`.
+
+        Of video a key is a patch of some frames, and its time that of the last of them.
 
         Raises:
             ValueError: where the series has another number of features than the model takes.
         """
-        wanted, width = self.value[name].in_features, self.past_s + self.current_s
+        value, width = self.value[name], self.past_s + self.current_s
+        wanted = value.in_features
         x = batch.aligned.get(name)
         if x is None or (x.shape[-1] != wanted and bool(x.isnan().all())):
             x = self.table.new_full((len(batch), 1, wanted), torch.nan)
@@ -245,62 +208,68 @@ class Neuroformer(nn.Module):
             raise ValueError(f"aligned[{name!r}] has {x.shape[-1]} features; the model takes {wanted}: rebuild it")
         there = x.isfinite().all(dim=-1)
         time = torch.arange(x.shape[1], device=x.device) * (width / x.shape[1]) - self.past_s
-        value = self.value[name](torch.where(there[..., None], x, 0.0).to(self.table.dtype))
-        return value + self.name[name] + self._clock(time), time, there
+        made = value(torch.where(there[..., None], x, 0.0).to(self.table.dtype))
+        if made.dim() == 3:
+            made = made[:, :, None]
+        else:
+            time, there = value.times(time, there)
+        made = made + self.name[name] + self._clock(time)[:, None]
+        if name == "stimulus":
+            made = self.stimulus_encoder(made, there)
+        patches = made.shape[2]
+        return made.flatten(1, 2), time.repeat_interleave(patches), there.repeat_interleave(patches, dim=1)
 
-    def _fuse(
-        self, batch: TokenBatch, past: State, current: State, behaviour: bool, seen: list[Tensor] | None = None
-    ) -> Tensor:
-        """`(batch, 1 + event, dim)`: current tokens after all fusion; `seen` gathers the attention to the past."""
-        before, x = self._embed(past, current)
-        before, time = self.norm_past(before), _behind_start(current.time)
-        for block in self.past_blocks:
-            if seen is not None:
-                seen.append(block.attention.weights(block.norm_attention(x), before, past.mask).mean(1))
-            x = block(x, before, past.mask)
+    def stages(self, batch: TokenBatch, past: State, behaviour: bool) -> list[Stage]:
+        """What the tokens of the current state go through, in order: the past, stimulus, behaviour, each other."""
+        found = [Stage(self.state_encoder), Stage(self.past_blocks, self.norm_past(self._past_tokens(past)), past.mask)]
         groups = [(["stimulus"] if "stimulus" in self.value else [], self.stimulus_blocks)]
         if behaviour:
             groups.append(([name for name in self.value if name != "stimulus"], self.behaviour_blocks))
         for names, blocks in groups:
             if names:
                 context, when, there = zip(*(self._covariate(batch, name) for name in names), strict=True)
-                there = [self._hide(mask) for mask in there]
-                visible = torch.cat(when)[None, None] <= time[..., None] + 1e-6
-                visible = visible & torch.cat(there, dim=1)[:, None]
+                hidden = [self._hide(batch, mask, name) for name, mask in zip(names, there, strict=True)]
                 attended = self.norm_context(torch.cat(context, dim=1))
-                for block in blocks:
-                    x = block(x, attended, visible)
-        token = torch.arange(x.shape[1], device=x.device)
-        causal = (token[:, None] >= token) & _behind_start(current.mask, True)[:, None]
-        for block in self.self_blocks:
-            x = block(x, mask=causal)
-        return self.norm(x)
+                found.append(Stage(blocks, attended, torch.cat(hidden, dim=1), torch.cat(when)))
+        return [*found, Stage(self.self_blocks)]
 
-    def _hide(self, there: Tensor) -> Tensor:
+    def fuse(self, batch: TokenBatch, past: State, current: State, behaviour: bool) -> Tensor:
+        """`(batch, 1 + event, dim)`: tokens of the current state, its start in front, after all fusion."""
+        time = behind_start(current.time)
+        x = self.current_tokens(behind_start(current.number, -1), time)
+        return self.norm(run(self.stages(batch, past, behaviour), x, time, _causal(current)))
+
+    def _hide(self, batch: TokenBatch, there: Tensor, name: str) -> Tensor:
         """In training, hide a covariate from a share `modality_dropout` of the samples."""
         if not self.training or self.modality_dropout == 0:
             return there
-        return there & (torch.rand(len(there), 1, device=there.device) >= self.modality_dropout)
+        return there & (
+            draws.uniform(draws.seeds(batch), (1,), HIDE + list(self.value).index(name)) >= self.modality_dropout
+        )
 
     def forward(self, batch: TokenBatch) -> Prediction:
         """Predict the next spike at every token of the current state, from the true spikes before it."""
         past, current = self.states(batch)
-        x = self._fuse(batch, past, current, behaviour=True)
+        x = self.fuse(batch, past, current, behaviour=True)
         number = batch.aligned["neuron"]
         own = self.rows()[number.clamp_min(0)]  # (batch, channel, dim)
         to_neuron = (x @ own.transpose(1, 2)).masked_fill((number < 0)[:, None], -torch.inf)
-        bin_of = ((current.time + 1e-6) / self.bin_s).floor().long().clamp(0, self.bins - 1)
-        pooled = masked_mean(x, _behind_start(current.mask, True))
+        pooled = masked_mean(x, behind_start(current.mask, True))
         return Prediction(
             torch.cat((to_neuron, (x @ self.end)[..., None]), dim=-1), self.to_bin(x),
-            _shifted(current, current.channel, end=number.shape[1]), _shifted(current, bin_of, end=self.bins),
+            shifted(current, current.channel, end=number.shape[1]),
+            shifted(current, self.bin_of(current.time), end=self.bins),
             {name: head(pooled) for name, head in self.to_behaviour.items()},
         )  # fmt: skip
+
+    def bin_of(self, time: Tensor) -> Tensor:
+        """The time bin of seconds from the start of the current state."""
+        return ((time + 1e-6) / self.bin_s).floor().long().clamp(0, self.bins - 1)
 
     def encode(self, batch: TokenBatch) -> Encoding:
         """Contextual tokens of the current state; pooled: their mean beside rate-coded segments of the whole window."""
         past, current = self.states(batch)
-        x, mask = self._fuse(batch, past, current, behaviour=False), _behind_start(current.mask, True)
+        x, mask = self.fuse(batch, past, current, behaviour=False), behind_start(current.mask, True)
         pooled = torch.cat((masked_mean(x, mask), self._rates(batch)), dim=1)
         return Encoding(x, pooled, mask)
 
@@ -322,9 +291,14 @@ class Neuroformer(nn.Module):
             channel `(batch, token)` that each token has to predict, `IGNORE` for the end and for padding.
         """
         past, current = self.states(batch)
+        before, time = self.norm_past(self._past_tokens(past)), behind_start(current.time)
+        x = self.current_tokens(behind_start(current.number, -1), time)
+        x = run([Stage(self.state_encoder)], x, time, _causal(current))
         seen: list[Tensor] = []
-        self._fuse(batch, past, current, behaviour=False, seen=seen)
-        return torch.stack(seen), past, _shifted(current, current.channel, end=IGNORE)
+        for block in self.past_blocks:
+            seen.append(block.attention.weights(block.norm_attention(x), before, past.mask).mean(1))
+            x = block(x, before, past.mask)
+        return torch.stack(seen), past, shifted(current, current.channel, end=IGNORE)
 
     def alignment_features(self, batch: TokenBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Each modality by itself, pooled before any fusion: name → `(batch, dim)` and `(batch,)` whether it is there.
@@ -334,25 +308,45 @@ class Neuroformer(nn.Module):
         if not self.align:
             return {}
         past, current = self.states(batch)
-        before, now = self._embed(past, current)
-        tokens, mask = torch.cat((before, now[:, 1:]), dim=1), torch.cat((past.mask, current.mask), dim=1)
+        now = self.current_tokens(behind_start(current.number, -1), behind_start(current.time))[:, 1:]
+        tokens, mask = torch.cat((self._past_tokens(past), now), dim=1), torch.cat((past.mask, current.mask), dim=1)
         found = {"spikes": (self.align["spikes"](masked_mean(tokens, mask)), mask.any(1))}
         for name in self.value:
             x, _, there = self._covariate(batch, name)
             found[name] = (self.align[name](masked_mean(x, there)), there.any(1))
         return found
 
+    def generate(
+        self, batch: TokenBatch, *, seed: int = 0, temperature: float = 1.0, top_p: float = 0.95,
+        monotone: bool = True, cached: bool = True, most: int | None = None,
+    ) -> State:  # fmt: skip
+        """Draw the current state of every window from its past and its covariates, spike by spike until its end.
 
-def _behind_start(x: Tensor, start: float | bool = 0) -> Tensor:
-    """`(batch, event)` → `(batch, 1 + event)` with the value of the start token in front."""
-    return torch.cat((torch.full_like(x[:, :1], start), x), dim=1)
+        Spikes of the current state in the batch are not read. Past, stimulus (a video is encoded once) and behaviour
+        are attended to through keys that are made once; so are earlier spikes.
+
+        Args:
+            seed, temperature, top_p, monotone, cached, most: as in `brainfm.layers.spike_generation.Sampling`.
+
+        Returns:
+            Spikes in the order in which they were drawn; `cut` where `most` came before the end.
+
+        Raises:
+            ValueError: in training mode.
+        """
+        return spike_generation.generate(self, batch, seed, Sampling(temperature, top_p, monotone, cached, most))
+
+    def roll_out(
+        self, windows: Iterable[TokenBatch], *, seed: int = 0, temperature: float = 1.0, top_p: float = 0.95
+    ) -> list[State]:
+        """The same for windows in sequence, each from the spikes drawn before it: see `spike_generation.roll_out`."""
+        return spike_generation.roll_out(self, windows, seed, Sampling(temperature, top_p))
 
 
-def _shifted(state: State, of: Tensor, end: int) -> Tensor:
-    """What each token has to predict, `(batch, 1 + event)`: the next spike's, then `end`, then `IGNORE`."""
-    last = torch.where(state.cut, IGNORE, end)[:, None]
-    target = torch.cat((of.masked_fill(~state.mask, IGNORE), torch.full_like(of[:, :1], IGNORE)), dim=1)
-    return target.scatter(1, state.mask.sum(1, keepdim=True), last)
+def _causal(current: State) -> Tensor:
+    """`(batch, 1 + event, 1 + event)`: a token sees itself, and of those before it the real ones."""
+    token = torch.arange(1 + current.mask.shape[1], device=current.mask.device)
+    return (token[:, None] >= token) & behind_start(current.mask, True)[:, None]
 
 
 def build(
@@ -360,6 +354,8 @@ def build(
     stimulus: bool = True, behaviour: Sequence[str] | None = None, predict: Sequence[str] = (), dim: int = 48,
     heads: int = 4, past_layers: int = 1, stimulus_layers: int = 1, behaviour_layers: int = 1, self_layers: int = 1,
     dropout: float = 0.0, modality_dropout: float = 0.5, max_events: int = 256, segments: int = 4,
+    height: int | None = None, kernel: Sequence[int] = (3, 8, 8), stride: Sequence[int] = (3, 4, 4),
+    state_encoder_layers: int = 0, stimulus_encoder_layers: int = 0,
 ) -> Neuroformer:  # fmt: skip
     """Build the network for the neurons and covariates of a corpus.
 
@@ -373,6 +369,9 @@ def build(
         modality_dropout: share of training samples from which each covariate is hidden.
         max_events: spikes kept per state: the last of the past, the first of the current one.
         segments: parts of the window whose spike counts enter the pooled encoding.
+        height: rows of pixels of a frame, where the stimulus is video; None for features.
+        kernel, stride: of the video's convolution, frames by rows by columns.
+        state_encoder_layers, stimulus_encoder_layers: self-attention of either by itself, before the fusion.
 
     Raises:
         ValueError: for a corpus without neurons, a covariate that it has not, or states that do not fill its window.
@@ -394,4 +393,5 @@ def build(
         facts.neurons, {n: facts.aligned[n] for n in names}, {n: facts.aligned[n] for n in predict}, past_s, current_s,
         bin_s=bin_s, dim=dim, heads=heads, layers=(past_layers, stimulus_layers, behaviour_layers, self_layers),
         dropout=dropout, modality_dropout=modality_dropout, max_events=max_events, segments=segments,
+        video=height and (height, kernel, stride), encoders=(state_encoder_layers, stimulus_encoder_layers),
     )  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainfm.layers import ranks
 from brainfm.tokens import TokenBatch
 
 
@@ -21,7 +22,8 @@ class Contrastive(nn.Module):
     """Symmetric InfoNCE between every two modalities of `model.alignment_features`, mean over pairs.
 
     A sample takes part in a pair where both modalities are there. Two windows whose content is the same in one of the
-    modalities (one stimulus shown twice, a hand at rest) are not each other's negatives.
+    modalities (one stimulus shown twice, a hand at rest) are not each other's negatives. With several ranks every
+    sample meets those of all, as in one process.
 
     Args:
         weight: of the loss.
@@ -35,14 +37,15 @@ class Contrastive(nn.Module):
 
     def forward(self, model: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
         """Part "contrastive", 0 where no two samples have two modalities; "metric_matched" is top-1 both ways."""
-        features = model.alignment_features(batch)
+        features = {k: (_of_all(x), ranks.together(there)) for k, (x, there) in model.alignment_features(batch).items()}
+        same = {name: _same(batch, name) for name in features}
         scale = self.log_scale.clamp(max=math.log(100.0)).exp()
         losses, hits = [], []
         for (a, (x, x_there)), (b, (y, y_there)) in itertools.combinations(features.items(), 2):
             both = (x_there & y_there).nonzero()[:, 0]
             if len(both) > 1:
                 score = functional.normalize(x[both], dim=-1) @ functional.normalize(y[both], dim=-1).T
-                twin = _same(batch, a)[both][:, both] | _same(batch, b)[both][:, both]
+                twin = (same[a] | same[b])[both][:, both]
                 twin.fill_diagonal_(False)
                 score = (scale * score).masked_fill(twin, -torch.inf)
                 truth = torch.arange(len(both), device=score.device)
@@ -55,12 +58,23 @@ class Contrastive(nn.Module):
         return {"contrastive": loss, "metric_matched": torch.stack(hits).mean().detach()}
 
 
+def _of_all(x: Tensor) -> Tensor:
+    """The rows of all ranks; gradients reach this rank's rows, so large that DDP's mean over ranks is their sum."""
+    world = ranks.world()
+    if world == 1:
+        return x
+    everyone = ranks.together(x.detach())
+    own = everyone.view(-1, world, *x.shape[1:])[: len(x), ranks.rank()]
+    place = torch.arange(len(x), device=x.device) * world + ranks.rank()
+    return everyone.index_add(0, place, world * (x - own))
+
+
 def _same(batch: TokenBatch, name: str) -> Tensor:
-    """`(batch, batch)` whether two windows hold the very same values in a modality."""
+    """`(batch, batch)` whether two windows, of all ranks, hold the very same values in a modality."""
     if name in batch.aligned:
-        rows = batch.aligned[name].flatten(1).nan_to_num(torch.finfo(torch.float32).max)
+        rows = ranks.together(batch.aligned[name].flatten(1).nan_to_num(torch.finfo(torch.float32).max))
     else:
         real = batch.mask.to(batch.time.dtype)
         number = batch.aligned["neuron"].gather(1, batch.channel) + 1.0
-        rows = torch.cat((batch.time * real, number * real), dim=1)
+        rows = torch.cat((ranks.together(batch.time * real), ranks.together(number * real)), dim=1)
     return torch.stack([(rows == row).all(dim=1) for row in rows])

@@ -1,8 +1,8 @@
 """Predict hidden spike counts from the others: time bins, whole neurons, or the end of the window.
 
-Papers: Ye & Pandarinath 2021, "Neural Data Transformers", https://arxiv.org/abs/2108.01210 (Poisson likelihood of hidden
-bins alone); Pei et al. 2021, "Neural Latents Benchmark '21", https://arxiv.org/abs/2109.04463 (held-out neurons and
-forward prediction).
+Papers: Ye & Pandarinath 2021, "Neural Data Transformers", https://arxiv.org/abs/2108.01210 (Poisson likelihood of
+hidden bins alone); Pei et al. 2021, "Neural Latents Benchmark '21", https://arxiv.org/abs/2109.04463 (held-out
+neurons and forward prediction).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainfm.layers import ranks
 from brainfm.tokens import TokenBatch
 
 
@@ -51,9 +52,9 @@ class NextSpike(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over targets that are not negative; 0 where there is none."""
+    """Mean over targets that are not negative, of all ranks; 0 where there is none."""
     total = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")
-    return total / (target >= 0).sum().clamp_min(1)
+    return ranks.mean(total, (target >= 0).sum())
 
 
 def _behaviour_error(predicted: dict[str, Tensor], batch: TokenBatch) -> Tensor:
@@ -64,7 +65,7 @@ def _behaviour_error(predicted: dict[str, Tensor], batch: TokenBatch) -> Tensor:
             truth = batch.aligned[name][:, -1]
             there = truth.isfinite()
             error = torch.where(there, value - torch.where(there, truth, 0.0), 0.0)
-            total = total + error.square().sum() / there.sum().clamp_min(1)
+            total = total + ranks.mean(error.square().sum(), there.sum())
     return total
 
 

@@ -174,8 +174,8 @@ class Batcher:
         bins = np.round(seconds / width).astype(int) if width > 0 else np.zeros(len(stored), int)
         if (bins < 1).any() or np.abs(bins * width - seconds).max() > 1e-6:
             raise ValueError(
-                f"windows of {', '.join(f'{s:g}' for s in np.unique(seconds)[:3])} s in bins of {width:g} s; expected a "
-                "whole number of bins: change length_s of the windows or the model's bin_s"
+                f"windows of {', '.join(f'{s:g}' for s in np.unique(seconds)[:3])} s in bins of {width:g} s; expected "
+                "a whole number of bins: change length_s of the windows or the model's bin_s"
             )
         channels, most = max(len(s.channels) for s in stored), int(bins.max())
         counts = np.zeros((len(stored), channels, most), np.float32)

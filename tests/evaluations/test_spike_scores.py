@@ -111,7 +111,9 @@ def test_equal_to_nlb_tools(oracle, seed: int) -> None:
     guess = rates * rng.lognormal(0, 0.3, rates.shape)
     guess[4, 3, 2] = 0.0
     close = {"rel": 0, "abs": 1e-9}
-    assert spike_scores.bits_per_spike(counts, guess) == pytest.approx(oracle.bits_per_spike(guess.copy(), counts), **close)
+    assert spike_scores.bits_per_spike(counts, guess) == pytest.approx(
+        oracle.bits_per_spike(guess.copy(), counts), **close
+    )
     velocity = rates @ rng.normal(size=(6, 2)) + rng.normal(size=(30, 20, 2))
     velocity[5, :4] = np.nan
     groups = np.stack([np.arange(20) % 2 == 0, np.arange(20) % 3 > 0], axis=1)

@@ -68,6 +68,25 @@ def test_one_spike_leaves_one_transient_of_its_height() -> None:
     assert trace[(13 * 50)] == pytest.approx(0, abs=0.02)
 
 
+def test_a_saturating_indicator_shows_less_of_more() -> None:
+    firing = spikes.simulate(np.random.default_rng(0), neurons=1, duration_s=20.0)
+    firing.spike_time, firing.spike_neuron = np.array([5.0, *[15.0] * 8]), np.zeros(9, int)
+
+    def peaks(saturation: float | None) -> tuple[float, float]:
+        made = calcium.observe(np.random.default_rng(0), firing, sfreq_hz=50.0, noise=0.0, saturation=saturation)
+        return made.signal[0, :500].max(), made.signal[0, 500:].max()
+
+    one, eight = peaks(None)
+    assert eight == pytest.approx(8 * one, rel=1e-6)
+    low, high = peaks(2.0)
+    assert low == pytest.approx(one / (1 + one / 2), rel=0.01)
+    assert high == pytest.approx(eight / (1 + eight / 2), rel=0.01)
+    assert peaks(1e9) == pytest.approx((one, eight))
+    for wrong in ({"saturation": 0.0}, {"rise_s": 0.7}, {"rise_s": 0.0}):
+        with pytest.raises(ValueError, match="expected a rise above 0 and shorter than the decay"):
+            calcium.observe(np.random.default_rng(0), firing, **wrong)
+
+
 def test_simulation_is_repeatable_and_differs_between_seeds() -> None:
     np.testing.assert_array_equal(small().signal, small().signal)
     other = calcium.simulate(np.random.default_rng(4), neurons=12, duration_s=40.0)

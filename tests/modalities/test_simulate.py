@@ -237,6 +237,21 @@ def test_hub_network_recovers_its_hubs():
     assert (later > later.T)[edge & (weights.T == 0)].mean() > 0.95, "the direction is seen"
 
 
+def test_hub_network_at_its_published_size_fires_as_it_should():
+    recording = spikes.hub_network(rng(20), duration_s=20.0)
+    weights, hub, delay = (recording.truth[k] for k in ("connectivity", "hub", "delay"))
+    assert weights.shape == (300, 300)
+    assert np.flatnonzero(hub).tolist() == [50, 150, 250]
+    assert set(np.unique(delay)) == {0.005, 0.01}
+    rate = np.bincount(recording.spike_neuron, minlength=300) / recording.duration
+    assert 3.5 < np.median(rate) < 7.5
+    own, rest = weights[40:60, 50], weights[:, ~hub]
+    assert own[own != 0].min() > 0
+    assert weights[0:100, 50].sum() > 20 * np.abs(weights[101:, 50]).sum() / 2
+    assert rest[rest != 0].std() == pytest.approx(0.05, rel=0.1)
+    assert (rest != 0).mean() == pytest.approx(0.1, abs=0.01)
+
+
 def test_hub_network_rests_after_a_spike_and_keeps_its_weights():
     first = spikes.hub_network(rng(15), neurons=12, duration_s=10.0, network=rng(1))
     second = spikes.hub_network(rng(16), neurons=12, duration_s=10.0, network=rng(1))

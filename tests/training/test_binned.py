@@ -1,4 +1,4 @@
-"""Spikes as counts on a grid: every spike once and in its bin, whatever the start, the animal and the number of spikes."""
+"""Spikes as counts on a grid: every spike once and in its bin, whatever the start, the animal and their number."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def test_repeated_ids_and_times_out_of_order_or_negative_never_reach_a_batch() -
     table = Channels.make(["u"], "neuron")
     for wrong in ([0.2, 0.1], [-0.1, 0.1]):
         with pytest.raises(ValueError, match="ascending and not negative"):
-            Recording("d", "1", "spikes", table, spike_time=np.array(wrong), spike_neuron=np.zeros(2, int), duration=1.0)
+            Recording(
+                "d", "1", "spikes", table, spike_time=np.array(wrong), spike_neuron=np.zeros(2, int), duration=1.0
+            )
 
 
 def test_behaviour_keeps_its_rate_and_is_missing_where_its_clock_has_not_begun_or_has_stopped(tmp_path: Path) -> None:
