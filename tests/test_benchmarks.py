@@ -15,12 +15,13 @@ SHORT = {
     "brainomni.py": ["--case", "tokenize", "--repeat", "1"],
     "check.py": ["--recordings", "100"],
     "ingest.py": ["--minutes", "1", "--repeat", "1"],
+    "neuroformer.py": ["--repeat", "1"],
     "poyo.py": ["--repeat", "1"],
     "loader.py": ["--seconds", "0.02", "--minutes", "0.3"],
 }
 #: Largest difference from the other way: none for what is copied, parts of a deviation for what is filtered.
-EQUAL = {"brainomni.py": 1e-5, "ingest.py": 1e-3, "poyo.py": 1e-4}
-SLOW = ("brainomni.py", "check.py", "ingest.py", "poyo.py")
+EQUAL = {"brainomni.py": 1e-5, "ingest.py": 1e-3, "neuroformer.py": 1e-4, "poyo.py": 1e-4}
+SLOW = ("brainomni.py", "check.py", "ingest.py", "neuroformer.py", "poyo.py")
 SCRIPTS = [
     pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in SLOW else [])
     for path in sorted((ROOT / "benchmarks").glob("*.py"))

@@ -48,7 +48,7 @@ def run(
     """R2 of the covariate over blocks, for the network fine-tuned and for baselines under the same cuts.
 
     `score` is that of the network as it comes, taught each fold's training blocks; "from scratch" is the same network
-    with fresh weights, taught the same; "encodings" is a ridge on what it encodes before it sees behaviour; "untrained"
+    with fresh weights, taught the same; "encodings" is a ridge on what it encodes before it is taught; "untrained"
     is a ridge on a fresh network's encodings. "ridge" and "Wiener" (no penalty) see the history of binned counts,
     "naive Bayes" the counts of the window, where the covariate is a place of one or two axes. "time-shifted" is the
     ridge on encodings with its training target moved round by half.
@@ -236,6 +236,7 @@ def _ridge(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
 
 def _least_squares(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
     """Linear regression without a penalty: the Wiener filter."""
-    one, other = (np.column_stack([np.ones(len(part)), part]) for part in (x, x_test))
+    mean, level = x.mean(axis=0), y.mean(axis=0)
+    one = (x - mean).astype(float)
     with protocol.threads().limit(limits=1):
-        return other @ np.linalg.lstsq(one, y, rcond=None)[0]
+        return (x_test - mean) @ (np.linalg.pinv(one.T @ one, hermitian=True) @ (one.T @ (y - level))) + level

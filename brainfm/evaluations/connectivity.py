@@ -4,32 +4,43 @@ Paper: Antoniades et al., "Neuroformer: Multimodal and Multitask Generative Pret
 https://arxiv.org/abs/2311.00136: attention is summed by predicted and attended neuron and divided by the number of
 times that the two met.
 
-The matrix here: for every token of the current state that has to predict a spike of neuron i, and every spike of neuron
-j in its past, take the attention weight (mean over heads and over the layers that attend to the past) times the number
-of spikes in that past, and average over all such meetings. The factor makes 1 mean "as much as any other spike".
-Without it, a neuron that fires in busy windows looks weak only because a softmax shares one unit among more spikes: the
-AUROC of an untrained network was .30 without and .60 with it (60 neurons, 3 hubs); that of a trained one, .93, stayed.
-Attention inside the current state is left out. It reaches only short lags, so that averaging it with the rest scored
-.89 before any training: that is a correlation, not what the network learned.
+The matrix here, rows targets and columns sources, so that it has a direction:
 
-Rows are targets and columns are sources, so the matrix has a direction. A correlation at short lags is the baseline to
-beat; on a network that linear and short couplings make, expect it to be strong.
+    A_ij = sum over meetings of w n / number of meetings
+
+A meeting is a token of the current state that has to predict a spike of neuron i, and a spike of neuron j in its past;
+w is the attention weight (mean over heads and over the layers that attend to the past), n the number of spikes in that
+past. The factor n makes 1 mean "as much as any other spike". Without it, a neuron that fires in busy windows looks weak
+only because a softmax shares one unit among more spikes: the AUROC of an untrained network was .30 without and .60 with
+it (60 neurons, 3 hubs); that of a trained one, .93, stayed. Attention inside the current state is left out. It reaches
+only short lags, so that averaging it with the rest scored .89 before any training: that is a correlation, not what the
+network learned.
+
+The baselines read the counts of the same windows (`coupling.py`): correlation, lagged correlation, transfer entropy and
+a coupled Poisson model. They enter by their size, since a connection may excite or inhibit: with its sign, lagged
+correlation scored .78 and not .97 on the simulated animals. On a network of short couplings expect them to be strong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from brainfm.evaluations import coupling
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import Stored
 from brainfm.tokens import TokenBatch
 from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating
+
+#: What reads counts and no network.
+BASELINES = ("correlation", "lagged correlation", "transfer entropy", "GLM coupling")
+#: Scores, the result's `metric` first, and how each is told.
+MEASURES = {"auroc": "AUROC", "auprc": "AUPRC", "direction_accuracy": "direction accuracy"}
 
 
 def attention_matrix(model: Any, batches: Iterable[TokenBatch]) -> np.ndarray:
@@ -42,41 +53,31 @@ def attention_matrix(model: Any, batches: Iterable[TokenBatch]) -> np.ndarray:
     Raises:
         ValueError: where there is no batch, or their channel tables differ in length.
     """
-    total: torch.Tensor | None = None
+    total, met = attention_sums(model, batches)
+    return total / np.maximum(met, 1)
+
+
+def attention_sums(model: Any, batches: Iterable[TokenBatch]) -> tuple[np.ndarray, np.ndarray]:
+    """The two parts of `attention_matrix`: sums of attention, and how often each pair met; both `(target, source)`."""
+    sums: torch.Tensor | None = None
     with torch.inference_mode(), evaluating(model):
         for batch in batches:
             neurons = batch.kind.shape[1]
-            if total is None:
-                total = torch.zeros(2, neurons * neurons, dtype=torch.float64)
-            if total.shape[1] != neurons**2:
-                raise ValueError(
-                    f"batches with {neurons} and {total.shape[1] ** 0.5:.0f} neurons: give one recording's"
-                )
+            if sums is None:
+                sums = torch.zeros(2, neurons * neurons, dtype=torch.float64)
+            if sums.shape[1] != neurons**2:
+                raise ValueError(f"batches with {neurons} and {sums.shape[1] ** 0.5:.0f} neurons: give one recording's")
             weight, past, target = model.attention(batch)
             share = weight.mean(0) * past.mask.sum(1)[:, None, None]
             met = (target >= 0)[:, :, None] & past.mask[:, None]
             pair = (target[:, :, None] * neurons + past.channel[:, None])[met].cpu()
-            total[0] += torch.bincount(pair, share[met].double().cpu(), minlength=neurons**2)
-            total[1] += torch.bincount(pair, minlength=neurons**2)
-    if total is None:
+            sums[0] += torch.bincount(pair, share[met].double().cpu(), minlength=neurons**2)
+            sums[1] += torch.bincount(pair, minlength=neurons**2)
+    if sums is None:
         raise ValueError("no batch to read attention from; give at least one window")
-    neurons = round(total.shape[1] ** 0.5)
-    return (total[0] / total[1].clamp_min(1)).view(neurons, neurons).numpy()
-
-
-def lagged_correlation(counts: np.ndarray, lags: int = 3) -> np.ndarray:
-    """Correlation of each neuron with every other one some bins earlier, mean over lags 1 to `lags`.
-
-    Args:
-        counts: `(time, neuron)` spike counts in equal bins.
-        lags: number of bins.
-
-    Returns:
-        `(target, source)`; 0 for silent neurons.
-    """
-    centred = counts - counts.mean(0)
-    scaled = centred / np.where(counts.std(0) > 0, counts.std(0), 1.0)
-    return np.mean([scaled[k:].T @ scaled[:-k] / (len(scaled) - k) for k in range(1, lags + 1)], axis=0)
+    neurons = round(sums.shape[1] ** 0.5)
+    total, number = sums.view(2, neurons, neurons).numpy()
+    return total, number
 
 
 def score(recovered: np.ndarray, truth: np.ndarray, strong: float = 0.1, targets: np.ndarray | None = None) -> dict:
@@ -89,7 +90,8 @@ def score(recovered: np.ndarray, truth: np.ndarray, strong: float = 0.1, targets
 
     Returns:
         "auroc", "auprc", "connected" (share of pairs, which is the chance of auprc), and "direction_accuracy": of the
-        pairs connected one way only, the share whose entry is larger that way; ties count half.
+        pairs connected one way only, the share whose entry is larger that way; ties count half. "pairs" and "one_way"
+        count what was scored.
 
     Raises:
         ValueError: for matrices of different shapes, or where no pair or every pair is connected.
@@ -113,6 +115,8 @@ def score(recovered: np.ndarray, truth: np.ndarray, strong: float = 0.1, targets
         "auprc": float(average_precision_score(true, guess)),
         "direction_accuracy": float(np.mean((np.sign(difference) + 1) / 2)) if one_way.any() else float("nan"),
         "connected": float(true.mean()),
+        "pairs": int(true.size),
+        "one_way": int(one_way.sum()),
     }
 
 
@@ -125,6 +129,7 @@ def run(
     strong: float = 0.1,
     bin_s: float = 0.01,
     lags: int = 3,
+    penalty: float = 10.0,
     windows_per_subject: int = 3000,
     bootstraps: int = 200,
     size: int = 128,
@@ -138,98 +143,130 @@ def run(
         test: windows of the model's length; those of recordings without a true connectivity are left out.
         labels: not read; there is no condition.
         strong: as in `score`.
-        bin_s, lags: of the correlation baseline.
-        windows_per_subject: at most so many per recording, evenly spread.
-        bootstraps: resamples of the interval: of subjects, or of target neurons where there is one subject.
+        bin_s, lags: of the baselines. penalty: of the coupled Poisson model.
+        windows_per_subject: at most so many per recording, evenly spread; the baselines read the same seconds.
+        bootstraps: resamples of the intervals: of subjects, or of target neurons where there is one subject.
         size: windows per batch.
         seed: of the resamples and of the untrained network.
+
+    Returns:
+        The result's fields. `measures` has AUROC, AUPRC and direction accuracy of the model and each baseline, with
+        interval, chance and the number of pairs scored.
 
     Raises:
         ValueError: for a model without attention to spikes, or where no recording has a true connectivity.
     """
-    if not hasattr(model.model, "attention"):
-        raise ValueError(f"model {model.config.get('name')!r} has no attention to read; choose neuroformer")
-    known = [i for i in np.unique(test.recording) if _has_truth(test.recordings[i])]
+    needs_attention(model)
+    known = [i for i in np.unique(test.recording) if has_truth(test.recordings[i], "connectivity")]
     if not known:
         raise ValueError("no test recording has ground truth 'connectivity'; test on the hub sessions of sim_spikes")
     fresh, device = model.untrained(seed), next(model.model.parameters()).device
     fresh.model.to(device)
     truth: list[np.ndarray] = []
-    found: dict[str, list[np.ndarray]] = {"model": [], "untrained": [], "lagged correlation": []}
+    found: dict[str, list[np.ndarray]] = {}
     used = 0
     for i in known:
-        rows = test.take(np.flatnonzero(test.recording == i))
-        few = rows.take(np.unique(np.linspace(0, len(rows) - 1, min(windows_per_subject, len(rows))).astype(int)))
-        for name, one in (("model", model), ("untrained", fresh)):
-            made = (b.to(device) for b in batches(few, one.batcher(), size))
-            found[name].append(attention_matrix(one.model, made))
-        found["lagged correlation"].append(lagged_correlation(_counts(rows, bin_s), lags))
+        few = spread(test.take(np.flatnonzero(test.recording == i)), windows_per_subject)
+        made: dict[str, np.ndarray] = {}
+        for name, one in (("pretrained", model), ("untrained", fresh)):
+            made[name] = attention_matrix(one.model, (b.to(device) for b in batches(few, one.batcher(), size)))
+        counted = counts(few, bin_s)
+        made["correlation"] = np.abs(coupling.correlation(counted))
+        made["lagged correlation"] = np.abs(coupling.lagged_correlation(counted, lags))
+        made["transfer entropy"] = coupling.transfer_entropy(counted, lags)
+        made["GLM coupling"] = np.abs(coupling.glm_coupling(counted, lags, penalty))
+        for name, matrix in made.items():
+            found.setdefault(name, []).append(matrix)
         truth.append(test.recordings[i].truth("connectivity"))
         used += len(few)
     people = [test.recordings[i].person for i in known]
-    scores = {k: _summary(v, truth, people, strong, bootstraps, seed) for k, v in found.items()}
-    own, first = scores.pop("model"), test.recordings[known[0]]
-    over = "subjects" if len(set(people)) > 1 else "target neurons"
+    each = {name: summary(matrices, truth, people, strong, bootstraps, seed) for name, matrices in found.items()}
+    measures = {told: {name: one[word] for name, one in each.items()} for word, told in MEASURES.items()}
+    own, first = each["pretrained"], test.recordings[known[0]]
     return {
-        "metric": "AUROC", "score": own["score"], "ci": own["ci"], "ci_over": over, "chance": 0.5,
-        "n_subjects": len(set(people)), "n_trials": used, "baselines": scores, "per_subject": own["per_subject"],
-        "direction_accuracy": own["direction_accuracy"], "auprc": own["auprc"],
+        "metric": "AUROC", "score": own["auroc"]["score"], "ci": own["auroc"]["ci"],
+        "ci_over": "subjects" if len(set(people)) > 1 else "target neurons", "chance": 0.5,
+        "n_subjects": len(set(people)), "n_trials": used,
+        "baselines": {name: one["auroc"] for name, one in each.items() if name != "pretrained"},
+        "per_subject": own["auroc"]["per_subject"], "measures": measures,
         "matrices": [
-            _drawn(f"true connections, {first.person}", truth[0], first),
-            _drawn(f"attention, {first.person}", found["model"][0], first),
-            _drawn(f"lagged correlation, {first.person}", found["lagged correlation"][0], first),
+            drawn(f"true connections, {first.person}", truth[0], first),
+            drawn(f"attention, {first.person}", found["pretrained"][0], first),
+            *(drawn(f"{name}, {first.person}", found[name][0], first) for name in BASELINES),
         ],
-        "note": f"A pair counts as connected above {strong:g} of the largest weight; n_trials counts windows.",
+        "note": f"A pair counts as connected above {strong:g} of the largest weight; n_trials counts windows. "
+        "Correlations and Poisson weights enter by their size, for a connection may inhibit.",
     }  # fmt: skip
 
 
-def _has_truth(stored: Stored) -> bool:
-    try:
-        stored.truth("connectivity")
-    except KeyError:
-        return False
-    return True
+def needs_attention(model: Pretrained) -> None:
+    """Check that there is attention from spikes to spikes.
+
+    Raises:
+        ValueError: naming the model.
+    """
+    if not hasattr(model.model, "attention"):
+        raise ValueError(f"model {model.config.get('name')!r} has no attention to read; choose neuroformer")
 
 
-def _counts(windows: Windows, bin_s: float) -> np.ndarray:
-    """`(time, neuron)` spike counts over the stretches that the windows of one recording cover, end to end."""
+def has_truth(stored: Stored, name: str) -> bool:
+    """Whether a recording was simulated with this ground truth."""
+    return f"truth/{name}" in stored.arrays
+
+
+def spread(windows: Windows, most: int) -> Windows:
+    """At most so many of the windows, evenly spread."""
+    return windows.take(np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(int)))
+
+
+def counts(windows: Windows, bin_s: float) -> list[np.ndarray]:
+    """`(time, neuron)` spike counts of each stretch that the windows of one recording cover."""
     stored = windows.recordings[windows.recording[0]]
-    parts = []
+    stretches = []
     for start, stop in windows.intervals()[stored.id]:
         time, neuron = stored.spikes(start, stop)
-        bins = max(1, int((stop - start) / bin_s))
-        counts = np.zeros((bins, len(stored.channels)))
-        np.add.at(counts, (np.minimum(((time - start) / bin_s).astype(int), bins - 1), neuron.astype(int)), 1)
-        parts.append(counts)
-    return np.concatenate(parts)
+        bins = max(1, int((stop - start) / bin_s + 1e-6))
+        row = ((time - start) / bin_s).astype(int)
+        inside = row < bins
+        counted = np.zeros((bins, len(stored.channels)))
+        np.add.at(counted, (row[inside], neuron[inside].astype(int)), 1)
+        stretches.append(counted)
+    return stretches
 
 
-def _summary(
-    found: list[np.ndarray], truth: list[np.ndarray], people: list[str], strong: float, bootstraps: int, seed: int
-) -> dict:
-    """Mean scores over subjects with the 95 % interval of AUROC."""
+def summary(
+    found: Sequence[np.ndarray], truth: Sequence[np.ndarray], people: Sequence[str], strong: float, bootstraps: int,
+    seed: int,
+) -> dict[str, dict]:  # fmt: skip
+    """Each of `MEASURES` with its mean over subjects, 95 % interval, chance and number of pairs."""
     each = [score(f, t, strong) for f, t in zip(found, truth, strict=True)]
     subjects = sorted(set(people))
-
-    def mean(key: str) -> list[float]:
-        return [float(np.mean([e[key] for e, p in zip(each, people, strict=True) if p == s])) for s in subjects]
-
-    rng, per_subject = np.random.default_rng(seed), mean("auroc")
-    if len(subjects) > 1:
-        drawn = [np.mean(rng.choice(per_subject, len(subjects))) for _ in range(bootstraps)]
-    else:
-        drawn = []
-        for _ in range(bootstraps):
-            rows = [rng.integers(len(t), size=len(t)) for t in truth]
-            if all(_both(t, r, strong) for t, r in zip(truth, rows, strict=True)):
-                parts = [score(f, t, strong, r)["auroc"] for f, t, r in zip(found, truth, rows, strict=True)]
-                drawn.append(np.mean(parts))
-    ci = np.percentile(drawn, (2.5, 97.5)).tolist() if drawn else [per_subject[0]] * 2
-    return {
-        "score": float(np.mean(per_subject)), "ci": ci, "auprc": float(np.mean(mean("auprc"))),
-        "direction_accuracy": float(np.mean(mean("direction_accuracy"))),
-        "per_subject": dict(zip(subjects, per_subject, strict=True)),
-    }  # fmt: skip
+    per = {
+        word: np.array([np.mean([e[word] for e, p in zip(each, people, strict=True) if p == s]) for s in subjects])
+        for word in (*MEASURES, "connected")
+    }
+    rng = np.random.default_rng(seed)
+    resampled: list[list[float]] = []
+    for _ in range(bootstraps):
+        if len(subjects) > 1:
+            chosen = rng.integers(len(subjects), size=len(subjects))
+            resampled.append([float(per[word][chosen].mean()) for word in MEASURES])
+            continue
+        rows = [rng.integers(len(t), size=len(t)) for t in truth]
+        if all(_both(t, r, strong) for t, r in zip(truth, rows, strict=True)):
+            parts = [score(f, t, strong, r) for f, t, r in zip(found, truth, rows, strict=True)]
+            resampled.append([float(np.mean([p[word] for p in parts])) for word in MEASURES])
+    chance = {"auroc": 0.5, "auprc": float(per["connected"].mean()), "direction_accuracy": 0.5}
+    out = {}
+    for column, word in enumerate(MEASURES):
+        values = [r[column] for r in resampled if np.isfinite(r[column])]
+        mean = float(per[word].mean())
+        out[word] = {
+            "score": mean, "ci": np.percentile(values, (2.5, 97.5)).tolist() if values else [mean] * 2,
+            "chance": chance[word], "n": sum(e["one_way" if word == "direction_accuracy" else "pairs"] for e in each),
+            "per_subject": dict(zip(subjects, per[word].tolist(), strict=True)),
+        }  # fmt: skip
+    return out
 
 
 def _both(truth: np.ndarray, rows: np.ndarray, strong: float) -> bool:
@@ -238,12 +275,9 @@ def _both(truth: np.ndarray, rows: np.ndarray, strong: float) -> bool:
     return bool(strong_pairs.any() and not strong_pairs.all())
 
 
-def _drawn(title: str, values: np.ndarray, stored: Stored) -> dict:
+def drawn(title: str, values: np.ndarray, stored: Stored) -> dict:
     """A matrix to draw, its diagonal empty."""
     shown = np.where(np.eye(len(values), dtype=bool), 0.0, values)
-    return {
-        "title": title,
-        "values": np.round(shown, 4).tolist(),
-        "rows": stored.channels.name,
-        "columns": stored.channels.name,
-    }
+    names = stored.channels.name
+    note = "Rows are targets, columns are sources."
+    return {"title": title, "values": np.round(shown, 4).tolist(), "rows": names, "columns": names, "note": note}

@@ -27,12 +27,16 @@ class Components:
     """A factorisation, the largest component first.
 
     Attributes:
-        weights: `(rank,)` norm of each component. factors: one `(row, rank)` for each mode, columns of unit norm.
+        weights: `(rank,)` what the products of the factors are to be multiplied with.
+        factors: one `(row, rank)` for each mode, columns of unit norm.
+        sizes: `(rank,)` norm of each component over the entries that are there; a component that lies where entries are
+            missing may have a large weight that nothing tells.
         explained: 1 minus the squared error over the squared entries, both over entries that are there.
     """
 
     weights: np.ndarray
     factors: tuple[np.ndarray, ...]
+    sizes: np.ndarray
     explained: float
 
     @property
@@ -75,7 +79,7 @@ def _one_start(
 ) -> Components:
     total = float((filled**2).sum())
     if total == 0:
-        return Components(np.zeros(rank), tuple(np.zeros((n, rank)) for n in filled.shape), 0.0)
+        return Components(np.zeros(rank), tuple(np.zeros((n, rank)) for n in filled.shape), np.zeros(rank), 0.0)
     size = (filled.sum() / mask.sum() / rank) ** (1 / 3)
     factors = [size * rng.uniform(0.5, 1.5, (n, rank)) for n in filled.shape]
     unfolded = [(_unfold(filled, mode), _unfold(mask, mode)) for mode in range(3)]
@@ -102,9 +106,11 @@ def _one_start(
         before = explained
     norms = [np.linalg.norm(f, axis=0) for f in factors]
     weights = np.prod(norms, axis=0)
-    order = np.argsort(-weights, kind="stable")
+    square = [f**2 for f in factors]
+    sizes = np.sqrt(((unfolded[2][1] @ (square[0][:, None] * square[1][None]).reshape(-1, rank)) * square[2]).sum(0))
+    order = np.argsort(-sizes, kind="stable")
     scaled = tuple((f / np.maximum(n, TINY))[:, order] for f, n in zip(factors, norms, strict=True))
-    return Components(weights[order], scaled, explained)
+    return Components(weights[order], scaled, sizes[order], explained)
 
 
 def _descend(factor: np.ndarray, right: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -155,8 +161,8 @@ def split_half(tensor: np.ndarray, rank: int, *, seed: int = 0, starts: int = 3)
     Likeness is over the second and third mode. It is the least and not the mean, because one component too many hides
     in a mean.
     """
-    halves = [factorise(tensor[k::2], rank, seed=seed, starts=starts) for k in (0, 1)]
-    return float(paired(*halves, modes=(1, 2))[1].min())
+    odd, even = (factorise(tensor[k::2], rank, seed=seed, starts=starts) for k in (0, 1))
+    return float(paired(odd, even, modes=(1, 2))[1].min())
 
 
 def choose_rank(

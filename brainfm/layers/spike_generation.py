@@ -47,6 +47,18 @@ class Sampling:
             )
 
 
+@dataclass(frozen=True)
+class Drawn(State):
+    """Spikes that were drawn, in the order of drawing; `cut` where the most came before the end.
+
+    Attributes:
+        expected: `(batch, channel)` for each neuron the sum over steps of its chance to be the next spike: an estimate
+            of its expected count with far less noise than the count itself.
+    """
+
+    expected: Tensor
+
+
 def sample(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> Tensor:
     """One class for each row of `logits` `(batch, class)`, by uniform numbers `u` `(batch,)`; each row by itself."""
     if temperature == 0:
@@ -60,7 +72,7 @@ def sample(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> Tenso
 
 
 @torch.no_grad()
-def generate(model: Any, batch: TokenBatch, seed: int, how: Sampling) -> State:
+def generate(model: Any, batch: TokenBatch, seed: int, how: Sampling) -> Drawn:
     """The current state of each window, drawn from its past; spikes of the current state in the batch are not read.
 
     Args:
@@ -84,7 +96,7 @@ def generate(model: Any, batch: TokenBatch, seed: int, how: Sampling) -> State:
     number = torch.full((rows, most), -1, device=device)
     mask = torch.zeros(rows, most, dtype=torch.bool, device=device)
     going = torch.ones(rows, dtype=torch.bool, device=device)
-    last = torch.zeros(rows, device=device)
+    last, expected = torch.zeros(rows, device=device), torch.zeros(rows, channels, device=device)
     cache = Cached(model.stages(batch, past, behaviour=True), most) if how.cached else None
     for i in range(most):
         if cache is None:
@@ -97,6 +109,7 @@ def generate(model: Any, batch: TokenBatch, seed: int, how: Sampling) -> State:
         to_neuron = torch.cat(
             ((x[:, None] @ own)[:, 0].masked_fill(numbers < 0, -torch.inf), x @ model.end[:, None]), 1
         )
+        expected += going[:, None] * to_neuron.softmax(dim=-1)[:, :-1]
         drawn = sample(to_neuron, u[:, i, 0], how.temperature, how.top_p)
         going = going & (drawn < channels)
         if not going.any():
@@ -107,9 +120,9 @@ def generate(model: Any, batch: TokenBatch, seed: int, how: Sampling) -> State:
         number[:, i] = numbers.gather(1, drawn[:, None])[:, 0].clamp_min(0)
     n = max(1, int(mask.sum(1).max()))
     real = mask[:, :n]
-    return State(
+    return Drawn(
         time[:, :n].masked_fill(~real, 0.0), channel[:, :n].masked_fill(~real, 0),
-        number[:, :n].masked_fill(~real, 0), real, going,
+        number[:, :n].masked_fill(~real, 0), real, going, expected,
     )  # fmt: skip
 
 
@@ -132,7 +145,7 @@ def _seeds(batch: TokenBatch, seed: int) -> Tensor:
     return draws.mix(draws.mix(own) + seed)
 
 
-def roll_out(model: Any, windows: Iterable[TokenBatch], seed: int, how: Sampling) -> list[State]:
+def roll_out(model: Any, windows: Iterable[TokenBatch], seed: int, how: Sampling) -> list[Drawn]:
     """Windows that follow one another by a current state each; from the second on the past is what was generated.
 
     Only the first window's past is read; of the others the covariates are. Spikes older than the first past's start
@@ -147,7 +160,7 @@ def roll_out(model: Any, windows: Iterable[TokenBatch], seed: int, how: Sampling
     Raises:
         ValueError: where a batch has another number of windows than the one before.
     """
-    made: list[State] = []
+    made: list[Drawn] = []
     time = channel = mask = None
     for step, batch in enumerate(windows):
         if time is None or channel is None or mask is None:

@@ -90,7 +90,7 @@ def split_states(batch: TokenBatch, number: Tensor, past_s: float, max_events: i
 
 def behind_start(x: Tensor, start: float | bool = 0) -> Tensor:
     """`(batch, event)` → `(batch, 1 + event)` with the value of the start token in front."""
-    return torch.cat((torch.full_like(x[:, :1], start), x), dim=1)
+    return torch.cat((x.new_full((len(x), 1), start), x), dim=1)
 
 
 def shifted(state: State, of: Tensor, end: int) -> Tensor:

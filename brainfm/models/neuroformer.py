@@ -41,7 +41,7 @@ from brainfm.layers.cached_attention import Stage, run
 from brainfm.layers.frames import Frames, LookingBack
 from brainfm.layers.neurons import train_only
 from brainfm.layers.positions import sinusoid
-from brainfm.layers.spike_generation import Sampling
+from brainfm.layers.spike_generation import Drawn, Sampling
 from brainfm.layers.spike_states import IGNORE, Prediction, State, behind_start, shifted, split_states
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
@@ -319,7 +319,7 @@ class Neuroformer(nn.Module):
     def generate(
         self, batch: TokenBatch, *, seed: int = 0, temperature: float = 1.0, top_p: float = 0.95,
         monotone: bool = True, cached: bool = True, most: int | None = None,
-    ) -> State:  # fmt: skip
+    ) -> Drawn:  # fmt: skip
         """Draw the current state of every window from its past and its covariates, spike by spike until its end.
 
         Spikes of the current state in the batch are not read. Past, stimulus (a video is encoded once) and behaviour
@@ -329,7 +329,7 @@ class Neuroformer(nn.Module):
             seed, temperature, top_p, monotone, cached, most: as in `brainfm.layers.spike_generation.Sampling`.
 
         Returns:
-            Spikes in the order in which they were drawn; `cut` where `most` came before the end.
+            Spikes in the order in which they were drawn, and how many of each neuron are expected.
 
         Raises:
             ValueError: in training mode.
@@ -338,7 +338,7 @@ class Neuroformer(nn.Module):
 
     def roll_out(
         self, windows: Iterable[TokenBatch], *, seed: int = 0, temperature: float = 1.0, top_p: float = 0.95
-    ) -> list[State]:
+    ) -> list[Drawn]:
         """The same for windows in sequence, each from the spikes drawn before it: see `spike_generation.roll_out`."""
         return spike_generation.roll_out(self, windows, seed, Sampling(temperature, top_p))
 

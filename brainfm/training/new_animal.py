@@ -28,7 +28,7 @@ def adapt(
 
     Args:
         model: not changed. windows: of the new animal; what the model reads out is known there.
-        steps: of AdamW in all; the learning rate falls to a tenth along a cosine.
+        steps: of AdamW in all; the learning rate rises over the first twentieth and falls to a tenth along a cosine.
         frozen_steps: steps in which only new vectors and latents train. 0 trains everything from the start; `steps` or
             more is unit identification alone.
         lr, batch_size, weight_decay: of the optimiser.
@@ -57,7 +57,7 @@ def adapt(
             if step == frozen_steps:
                 network.unfreeze()
             for group in optimiser.param_groups:
-                group["lr"] = lr * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+                group["lr"] = lr * min(1.0, 20 * (step + 1) / steps) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
             rows = np.sort(rng.choice(len(windows), min(batch_size, len(windows)), replace=False))
             parts = objective(network, batcher(windows, rows).to(device))
             loss = torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()

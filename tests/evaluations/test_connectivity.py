@@ -89,16 +89,18 @@ def test_even_attention_is_one_everywhere() -> None:
     np.testing.assert_allclose(found, 1, rtol=1e-5)
 
 
-def test_lagged_correlation_sees_who_leads() -> None:
-    rng = np.random.default_rng(0)
-    counts = rng.poisson(0.2, (4000, 4)).astype(float)
-    counts[2:, 1] += counts[:-2, 0]
-    found = connectivity.lagged_correlation(np.column_stack([counts, np.zeros(4000)]))
-    assert found.shape == (5, 5)
-    assert found[1, 0] == found[~np.eye(5, dtype=bool)].max()
-    assert found[1, 0] > 5 * abs(found[0, 1])
-    expected = np.mean([np.corrcoef(counts[k:, 1], counts[:-k, 0])[0, 1] for k in (1, 2, 3)])
-    assert found[1, 0] == pytest.approx(expected, rel=0.02)
+def test_counts_are_those_of_each_stretch_of_windows(tmp_path: Path) -> None:
+    windows = hub(tmp_path, 1, neurons=6, duration_s=4)
+    kept = windows.take((windows.start < 1000) | (windows.start >= 2500))
+    parts, stored = connectivity.counts(kept, 0.01), windows.recordings[0]
+    (spans,) = kept.intervals().values()
+    assert len(parts) == len(spans) == 2
+    for part, (start, stop) in zip(parts, spans, strict=True):
+        edges = start + 0.01 * np.arange(len(part) + 1)
+        assert stop - 0.011 < edges[-1] <= stop + 1e-9
+        time, neuron = stored.spikes(start, stop)
+        for i in range(6):
+            np.testing.assert_array_equal(part[:, i], np.histogram(time[neuron == i], edges)[0])
 
 
 def test_score_of_noise_is_chance_and_errors_are_told() -> None:
@@ -136,17 +138,27 @@ def pretrained(windows: Windows, **keywords: object) -> Pretrained:
 @pytest.mark.parametrize(("subjects", "over"), [(1, "target neurons"), (2, "subjects")])
 def test_run_reports_everything(tmp_path: Path, subjects: int, over: str) -> None:
     windows = hub(tmp_path, subjects, neurons=12, duration_s=20)
-    result = connectivity.run(pretrained(windows), windows, windows, bootstraps=20, windows_per_subject=100)
+    result = connectivity.run(pretrained(windows), windows, windows, bootstraps=20, windows_per_subject=500)
     assert (result["metric"], result["chance"], result["ci_over"]) == ("AUROC", 0.5, over)
     assert result["n_subjects"] == subjects
-    assert result["n_trials"] == 100 * subjects
+    assert result["n_trials"] == 500 * subjects
     assert 0 <= result["ci"][0] <= result["score"] <= result["ci"][1] <= 1
-    assert set(result["baselines"]) == {"untrained", "lagged correlation"}
-    assert result["baselines"]["lagged correlation"]["score"] > 0.8
-    assert result["baselines"]["lagged correlation"]["direction_accuracy"] > 0.8
-    assert [len(m["values"]) for m in result["matrices"]] == [12, 12, 12]
+    assert set(result["baselines"]) == {"untrained", *connectivity.BASELINES}
+    measures = result["measures"]
+    for name in ("lagged correlation", "transfer entropy", "GLM coupling"):
+        assert result["baselines"][name]["score"] > 0.8
+        assert measures["direction accuracy"][name]["score"] > 0.8
+    assert measures["direction accuracy"]["correlation"]["score"] == 0.5
+    connected = 12 * 11 * subjects
+    for measure, entries in measures.items():
+        assert set(entries) == {"pretrained", *result["baselines"]}
+        for one in entries.values():
+            assert one["ci"][0] <= one["score"] <= one["ci"][1]
+            assert one["n"] == connected if measure != "direction accuracy" else 0 < one["n"] < connected
+            assert one["chance"] == 0.5 if measure != "AUPRC" else 0 < one["chance"] < 0.5
+    assert [len(m["values"]) for m in result["matrices"]] == [12] * 6
     assert len(result["per_subject"]) == subjects
-    again = connectivity.run(pretrained(windows), windows, windows, bootstraps=20, windows_per_subject=100)
+    again = connectivity.run(pretrained(windows), windows, windows, bootstraps=20, windows_per_subject=500)
     assert again == result
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from brainfm.layers.frames import Frames
 from brainfm.models import neuroformer
 from brainfm.objectives.contrastive import Contrastive
 from brainfm.objectives.next_spike import NextSpike
@@ -199,6 +204,7 @@ def test_added_neurons_are_saved_in_one_table_and_load_strictly() -> None:
     assert torch.equal(other.rows(), model.rows())
 
 
+@pytest.mark.filterwarnings("ignore:windows with more than")
 def test_a_hundred_thousand_spikes_keep_the_last_past_and_the_first_current() -> None:
     model = build(max_events=50)
     time = torch.linspace(0, 0.1999, 100_000)[None]
@@ -214,6 +220,45 @@ def test_a_hundred_thousand_spikes_keep_the_last_past_and_the_first_current() ->
     assert (said.neuron_target[0, :50] >= 0).all()
     assert said.neuron_target[0, 50] == neuroformer.IGNORE  # a state that was cut has no end
     assert model.encode(batch).pooled.isfinite().all()
+
+
+def test_a_cut_warns_and_what_fits_does_not() -> None:
+    batch = spikes()
+    with pytest.warns(UserWarning, match="more than 5 spikes in a state.*raise the model's max_events"):
+        build(max_events=5)(batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(max_events=30)(batch)
+
+
+MEMORY = """
+import resource, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_neuroformer import build, replace, spikes
+from brainfm.objectives.contrastive import Contrastive
+from brainfm.objectives.next_spike import NextSpike
+model, small = build(max_events=128).train(), spikes(4)
+n = 100_000
+NextSpike()(model, small)["neuron"].backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+batch = replace(small, time=torch.rand(4, n) * 0.2, channel=torch.randint(12, (4, n)), values=torch.ones(4, n, 1),
+                mask=torch.ones(4, n, dtype=torch.bool))
+parts = {**NextSpike()(model, batch), **Contrastive()(model, batch)}
+sum(v for k, v in parts.items() if "metric" not in k).backward()
+model.eval().encode(batch)
+model.generate(batch, most=10)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_for_a_hundred_thousand_spikes_in_each_window_is_bounded() -> None:
+    """All pairs of spikes would need 40 GB for each window; sorting needs a few numbers for each spike."""
+    command = [sys.executable, "-W", "ignore", "-c", MEMORY, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 200
 
 
 def test_an_empty_window_predicts_its_end() -> None:
@@ -252,13 +297,26 @@ def test_it_learns_eight_windows_by_heart() -> None:
 
 
 def test_fusion_blocks_of_the_published_size() -> None:
-    """The paper's decoder of 6 + 6 + 6 blocks has 14.23 M parameters, a third LayerNorm per block among them."""
+    """The paper's decoder of 6 + 6 + 6 blocks has 14.23 M parameters, its encoder of 6 + 6 has 9.48 M.
+
+    A third LayerNorm per block is among them, which ours has not.
+    """
     with torch.device("meta"):
         model = neuroformer.build(neuroformer.FACTS, **neuroformer.SIZES["base"])
     blocks = (*model.past_blocks, *model.stimulus_blocks, *model.self_blocks)
     count = sum(p.numel() for block in blocks for p in block.parameters())
     assert len(blocks) == 18
     assert count + 18 * 512 == pytest.approx(14.23e6, rel=1e-3)
+    encoders = (*model.state_encoder, *model.stimulus_encoder)
+    count = sum(p.numel() for block in encoders for p in block.parameters())
+    assert len(encoders) == 12
+    assert count + 12 * 512 == pytest.approx(9.48e6, rel=1e-3)
+    assert sum(p.numel() for p in model.parameters()) == 24_633_350  # published: 24,080,384, see docs/spikes.md
+
+
+def test_frames_of_the_published_size_are_2430_tokens() -> None:
+    frames = Frames(64 * 112, 64, 8, (3, 8, 8), (3, 4, 4))
+    assert frames(torch.zeros(1, 20, 64 * 112)).shape == (1, 6, 15 * 27, 8)
 
 
 @pytest.mark.parametrize("size", ["test", "local", "small"])

