@@ -171,7 +171,7 @@ class BrainOmni(nn.Module):
         return self.project(features + queries[:, None])
 
     def predict(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Logits of all codes from (masked) features: `(batch, source, time, depth, code)`, the coarsest depths first."""
+        """Logits of all codes from (masked) features: `(batch, source, time, depth, code)`, coarsest depth first."""
         x = self.embed(features)
         for block in self.blocks:
             x = block(x, mask)
