@@ -336,16 +336,24 @@ def _by_session(rule: dict[str, Any]) -> bool:
 
 
 def _on_sides(cards: dict[str, dict], found: dict[str, dict], stored: dict[str, Stored]) -> Check:
-    """Every window lies on the side that the split file gave its recording."""
+    """Windows lie on the side that the split file gave their recording; of a held-out device none was trained on."""
     check = Check("windows lie on the side that the split gave their recording", of="recordings")
-    known = {"train", "val"}
+    known, device = {"train", "val"}, {key: r.device for key, r in stored.items()}
     asked: list[tuple[str, Intervals, set[str]]] = [
         (name, card["windows"][side], known) for name, card in _all_cards(cards) for side in ("train", "val")
     ]
     for name, result in found.items():
-        windows = result["windows"]
+        windows, apart = result["windows"], set(result.get("held_out_devices") or ())
         asked.append((name, windows["train"], {"train", "val", "test"} if result.get("same_people") else known))
-        asked += [(name, windows.get(side) or {}, {"test"}) for side in ("calibration", "test")]
+        asked += [
+            (name, {k: v for k, v in (windows.get(side) or {}).items() if device.get(k) not in apart}, {"test"})
+            for side in ("calibration", "test")
+        ]
+        model = result["model"]
+        saw = [(f"{name}: its model {m}", c) for m, c in _seen_by(model, cards[model])] if model in cards else []
+        for whose, said in [*saw, (f"{name}: its training", {"windows": windows})]:
+            used = [k for x in ("train", "val") for k in said["windows"].get(x) or {} if device.get(k) in apart]
+            check.leaks += [f"{whose} saw {k} of the held-out device {device[k]}" for k in used]
     for name, windows, sides in asked:
         check.pairs += len(windows)
         for key in windows:

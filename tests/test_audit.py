@@ -249,6 +249,17 @@ def wrong_side(p: Project) -> None:
     p.split["made_up/d/1/"] = "val"
 
 
+def under_a_cap(p: Project, subject: str) -> None:
+    made = [Recording(**{**vars(recording(subject, s)), "device": "cap"}) for s in "12"]
+    p.write(subject, made)
+
+
+def held_out_device_was_seen(p: Project) -> None:
+    for subject in "ad":
+        under_a_cap(p, subject)
+    p.result["held_out_devices"] = ["cap"]
+
+
 def trained_on_the_wrong_side(p: Project) -> None:
     p.result["windows"]["train"] |= p.span("d2")
 
@@ -399,6 +410,7 @@ PLANTED: list[tuple[Callable[[Project], None], str, str]] = [
     (person_seen, PERSONS, "luna_tiny's train windows: person made_up/d is on both sides"),
     (person_seen_by_the_tokenizer, PERSONS, "tokenizer's train windows: person made_up/e is on both sides"),
     (wrong_side, SIDE, "made_up/d/1/ is on the 'val' side; expected test"),
+    (held_out_device_was_seen, SIDE, "its model luna_tiny saw made_up/a/1/ of the held-out device cap"),
     (trained_on_the_wrong_side, SIDE, "transfer task: made_up/d/2/ is on the 'test' side; expected train or val"),
     (pretrained_on_the_wrong_side, SIDE, "luna_tiny: made_up/a/1/ is on the 'test' side; expected train or val"),
     (tokenizer_on_the_wrong_side, SIDE, "luna_tiny's tokenizer: made_up/d/2/ is on the 'test' side"),
@@ -432,6 +444,12 @@ def test_planted_leak_is_found(project: Project, plant: Callable, check: str, sa
 
 
 # What is clean, though it looks close to a leak.
+
+
+def a_device_held_out_from_any_side(p: Project) -> None:
+    under_a_cap(p, "d")
+    p.split["made_up/d/1/"] = p.split["made_up/d/2/"] = "train"
+    p.result["held_out_devices"] = ["cap"]
 
 
 def reach_that_just_does_not_touch(p: Project) -> None:
@@ -487,6 +505,7 @@ def a_copy_outside_the_windows(p: Project) -> None:
 
 
 CLEAN = [
+    a_device_held_out_from_any_side,
     reach_that_just_does_not_touch,
     reach_across_a_break,
     one_film_across_a_cut,

@@ -64,6 +64,7 @@ def run(
             "Reconstruction of people on devices that pretraining did not see; `devices` has each device."
         )),
         "devices": found,
+        "held_out_devices": sorted(set(test.of("device")[unseen].tolist())),
     }  # fmt: skip
 
 
