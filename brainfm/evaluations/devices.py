@@ -64,7 +64,7 @@ def run(
             "Reconstruction of people on devices that pretraining did not see; `devices` has each device."
         )),
         "devices": found,
-        "held_out_devices": sorted(set(test.of("device")[unseen].tolist())),
+        "held_out_devices": sorted(set(test.of("device")[unseen].tolist()) - set(train.of("device").tolist())),
     }  # fmt: skip
 
 
