@@ -28,6 +28,22 @@ def rotary(x: Tensor, time: Tensor, longest: float = 10_000.0) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Attention `(batch, head, token, feature)` of projected queries; 0 for a query that may look nowhere.
+
+    Args:
+        q, k, v: `(batch, head, token or key, feature)`.
+        mask: True where attention may look; `(batch, key)` or `(batch, token or 1, key)`; everywhere if None.
+        dropout: share of the weights dropped.
+    """
+    if mask is None:
+        return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    allowed = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
+    blind = ~allowed.any(dim=-1, keepdim=True)
+    y = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed | blind, dropout_p=dropout)
+    return y.masked_fill(blind, 0.0)
+
+
 class Attention(nn.Module):
     """Multi-head attention of `(batch, token, dim)` to itself or to a context.
 
@@ -68,14 +84,7 @@ class Attention(nn.Module):
             `(batch, token, dim)`.
         """
         q, k, v = self.project(x, context, time, context_time)
-        if mask is None:
-            y = functional.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        else:
-            allowed = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
-            blind = ~allowed.any(dim=-1, keepdim=True)
-            dropped = self.dropout if self.training else 0.0
-            y = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed | blind, dropout_p=dropped)
-            y = y.masked_fill(blind, 0.0)
+        y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out(rearrange(y, "b h t d -> b t (h d)"))
 
     def weights(

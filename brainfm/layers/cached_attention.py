@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional
 
-from brainfm.layers.attention import Block
+from brainfm.layers.attention import Block, attend
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Stage:
 
     def visible(self, time: Tensor) -> Tensor:
         """`(batch, key)`, or `(batch, token, key)`, which keys of the context tokens at `time` `(batch, token)` see."""
-        assert self.there is not None
+        if self.there is None:
+            raise ValueError("a stage without a context has no keys to be seen; it attends to the sequence itself")
         if self.when is None:
             return self.there
         return (self.when <= time[..., None] + 1e-6) & self.there[:, None]
@@ -57,8 +57,7 @@ class Cached:
             mask = None
             if stage.context is not None:
                 seen = stage.visible(time)
-                mask = seen[:, None, None] if seen.dim() == 2 else seen[:, None]
-                mask = None if bool(mask.all()) else mask
+                mask = None if bool(seen.all()) else seen
             for block in stage.blocks:
                 y = block.norm_attention(x)
                 k, v = self.kept[block] if stage.context is not None else self._grown(block, y)
@@ -86,12 +85,7 @@ def _keys(block: Block, context: Tensor) -> tuple[Tensor, Tensor]:
 
 def _attend(block: Block, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     q = rearrange(block.attention.query(x), "b t (h d) -> b h t d", h=block.attention.heads)
-    if mask is None:
-        y = functional.scaled_dot_product_attention(q, k, v)
-    else:
-        blind = ~mask.any(dim=-1, keepdim=True)
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask | blind).masked_fill(blind, 0.0)
-    return block.attention.out(rearrange(y, "b h t d -> b t (h d)"))
+    return block.attention.out(rearrange(attend(q, k, v, mask), "b h t d -> b t (h d)"))
 
 
 def run(stages: Sequence[Stage], x: Tensor, time: Tensor, causal: Tensor) -> Tensor:

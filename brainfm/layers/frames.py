@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from brainfm.layers.attention import Attention, Block
+from brainfm.layers.attention import Attention, Block, attend
 from brainfm.layers.positions import sinusoid
 
 
@@ -93,24 +93,13 @@ class LookingBack(nn.ModuleList):
         whole = bool(there.all())
         if patches == 1:
             back = torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril() & there[:, None]
-            y = _masked(q, k, v, back)
+            y = attend(q, k, v, back)
         else:
             parts = []
             for step in range(steps):
                 own, seen = slice(step * patches, (step + 1) * patches), slice((step + 1) * patches)
-                if whole:
-                    parts.append(functional.scaled_dot_product_attention(q[:, :, own], k[:, :, seen], v[:, :, seen]))
-                else:
-                    keys = there[:, None, : step + 1].repeat_interleave(patches, dim=2)
-                    parts.append(_masked(q[:, :, own], k[:, :, seen], v[:, :, seen], keys))
+                keys = None if whole else there[:, : step + 1].repeat_interleave(patches, dim=1)
+                parts.append(attend(q[:, :, own], k[:, :, seen], v[:, :, seen], keys))
             y = torch.cat(parts, dim=2)
         y = attention.out(rearrange(y, "b h t d -> b t (h d)"))
         return y.view_as(x)
-
-
-def _masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention where `mask` `(batch, query or 1, key)` allows it; 0 for a query that may look nowhere."""
-    allowed = mask[:, None]
-    blind = ~allowed.any(dim=-1, keepdim=True)
-    y = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed | blind)
-    return y.masked_fill(blind, 0.0)
