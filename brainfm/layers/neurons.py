@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from brainfm.layers import ranks
+from brainfm.layers.tables import grown, joined, load_in_parts, save_as_one
 
 #: Share of the old averages that a batch replaces, once there are many.
 MOMENTUM = 0.01
@@ -28,7 +29,7 @@ class NeuronTable(nn.Module):
 
     def rows(self) -> Tensor:
         """`(neuron, width)` all rows, added ones last."""
-        return self.known if self.added is None else torch.cat((self.known, self.added))
+        return joined(self.known, self.added)
 
     def of(self, number: Tensor) -> Tensor:
         """`(batch, channel)` numbers, negative for padding → `(batch, channel, width)`, 0 for padding.
@@ -45,13 +46,8 @@ class NeuronTable(nn.Module):
         Returns:
             The number of each of `ids` in the table.
         """
-        new = [x for x in dict.fromkeys(ids) if x not in set(self.ids)]
-        if new:
-            fresh = torch.randn(len(new), self.known.shape[1]).to(self.known) * self.std
-            self.added = nn.Parameter(fresh if self.added is None else torch.cat((self.added.detach(), fresh)))
-            self.ids += new
-        number = {x: i for i, x in enumerate(self.ids)}
-        return [number[x] for x in ids]
+        self.added, numbers = grown(self.ids, ids, self.known, self.added, self.std)
+        return numbers
 
     def newest(self) -> nn.Parameter:
         """What unit identification trains: added rows, or the whole table where none was added."""
@@ -59,16 +55,10 @@ class NeuronTable(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        added = destination.pop(prefix + "added", None)
-        if added is not None:
-            destination[prefix + "known"] = torch.cat((destination[prefix + "known"], added))
+        save_as_one(destination, prefix, "known")
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest: object) -> None:
-        whole = state.get(prefix + "known")
-        if self.added is not None and whole is not None:
-            n = len(self.known)
-            state = {**state, prefix + "known": whole[:n], prefix + "added": whole[n:]}
-        super()._load_from_state_dict(state, prefix, *rest)
+        super()._load_from_state_dict(load_in_parts(state, prefix, "known", self.known, self.added), prefix, *rest)
 
 
 class UsualCounts(nn.Module):

@@ -10,6 +10,51 @@ from torch import Tensor, nn
 INITIAL = 0.02  # standard deviation of fresh vectors
 
 
+# A table that grows is two parameters, the rows from the start and those added later (or None), and is saved as one.
+
+
+def joined(first: Tensor, added: Tensor | None) -> Tensor:
+    """All rows, added ones last."""
+    return first if added is None else torch.cat((first, added))
+
+
+def grown(
+    names: list[str], more: Sequence[str], first: Tensor, added: Tensor | None, std: float
+) -> tuple[nn.Parameter | None, list[int]]:
+    """Take in names that are not there yet, each with a fresh row; make the optimiser after this.
+
+    Args:
+        names: of the rows; new ones are appended in place. more: names to know. first, added: the rows so far.
+        std: of fresh rows, drawn from a normal distribution.
+
+    Returns:
+        All added rows, and the number of each of `more`.
+    """
+    known = set(names)
+    new = [x for x in dict.fromkeys(more) if x not in known]
+    if new:
+        fresh = torch.randn(len(new), first.shape[1]).to(first) * std
+        added = nn.Parameter(fresh if added is None else torch.cat((added.detach(), fresh)))
+        names += new
+    number = {x: i for i, x in enumerate(names)}
+    return added, [number[x] for x in more]  # type: ignore[return-value]
+
+
+def save_as_one(destination: dict, prefix: str, name: str) -> None:
+    """In a state that was just written, put the rows `added` behind those of `name`."""
+    added = destination.pop(prefix + "added", None)
+    if added is not None:
+        destination[prefix + name] = torch.cat((destination[prefix + name], added))
+
+
+def load_in_parts(state: dict, prefix: str, name: str, first: Tensor, added: Tensor | None) -> dict:
+    """The state with the one saved table cut into the rows of `name` and those of `added`, where there are any."""
+    whole, n = state.get(prefix + name), len(first)
+    if added is None or whole is None:
+        return state
+    return {**state, prefix + name: whole[:n], prefix + "added": whole[n:]}
+
+
 class Table(nn.Module):
     """Named rows, `(1 + name, dim)`. Row 0 stands for none; name i has row i + 1.
 
@@ -25,18 +70,12 @@ class Table(nn.Module):
 
     def rows(self) -> Tensor:
         """All rows, added ones included."""
-        return self.weight if self.added is None else torch.cat((self.weight, self.added))
+        return joined(self.weight, self.added)
 
     def add(self, names: Sequence[str]) -> list[int]:
         """Append fresh rows for new names; the numbers of all `names`."""
-        known = set(self.names)
-        new = [x for x in dict.fromkeys(names) if x not in known]
-        if new:
-            fresh = torch.randn(len(new), self.weight.shape[1]).to(self.weight) * INITIAL
-            self.added = nn.Parameter(fresh if self.added is None else torch.cat((self.added.detach(), fresh)))
-            self.names += new
-        number = {x: i for i, x in enumerate(self.names)}
-        return [number[x] for x in names]
+        self.added, numbers = grown(self.names, names, self.weight, self.added, INITIAL)
+        return numbers
 
     def newest(self) -> nn.Parameter:
         """Added rows, or all of them where none was added."""
@@ -44,15 +83,10 @@ class Table(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        added = destination.pop(prefix + "added", None)
-        if added is not None:
-            destination[prefix + "weight"] = torch.cat((destination[prefix + "weight"], added))
+        save_as_one(destination, prefix, "weight")
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest: object) -> None:
-        whole, n = state.get(prefix + "weight"), len(self.weight)
-        if self.added is not None and whole is not None:
-            state = {**state, prefix + "weight": whole[:n], prefix + "added": whole[n:]}
-        super()._load_from_state_dict(state, prefix, *rest)
+        super()._load_from_state_dict(load_in_parts(state, prefix, "weight", self.weight, self.added), prefix, *rest)
 
 
 class Standard(nn.Module):

@@ -43,6 +43,7 @@ from brainfm.layers.neurons import train_only
 from brainfm.layers.positions import sinusoid
 from brainfm.layers.spike_generation import Drawn, Sampling
 from brainfm.layers.spike_states import IGNORE, Prediction, State, behind_start, shifted, split_states
+from brainfm.layers.tables import INITIAL, grown, joined, load_in_parts, save_as_one
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "Antoniades et al. 2024, Neuroformer, arXiv:2311.00136"
@@ -64,7 +65,6 @@ SIZES: dict[str, dict] = {
 }
 # fmt: on
 
-INITIAL = 0.02  # standard deviation of fresh neuron vectors
 HIDE = 32  # of draws that hide a covariate, plus its number; see `layers/draws.py`
 
 
@@ -114,7 +114,7 @@ class Neuroformer(nn.Module):
 
     def rows(self) -> Tensor:
         """`(neuron, dim)` the whole table, added neurons included."""
-        return self.table if self.added is None else torch.cat((self.table, self.added))
+        return joined(self.table, self.added)
 
     def add_neurons(self, ids: Sequence[str]) -> list[int]:
         """Append freshly initialised rows (standard deviation 0.02) for neurons that are not in the table yet.
@@ -125,13 +125,8 @@ class Neuroformer(nn.Module):
         Returns:
             The number of each of `ids` in the table.
         """
-        new = [x for x in dict.fromkeys(ids) if x not in set(self.neurons)]
-        if new:
-            fresh = torch.randn(len(new), self.dim).to(self.table) * INITIAL
-            self.added = nn.Parameter(fresh if self.added is None else torch.cat((self.added.detach(), fresh)))
-            self.neurons += new
-        number = {x: i for i, x in enumerate(self.neurons)}
-        return [number[x] for x in ids]
+        self.added, numbers = grown(self.neurons, ids, self.table, self.added, INITIAL)
+        return numbers
 
     def neuron_parameters(self) -> list[nn.Parameter]:
         """What unit identification trains: added rows, or the whole table where none was added."""
@@ -143,15 +138,10 @@ class Neuroformer(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        added = destination.pop(prefix + "added", None)
-        if added is not None:
-            destination[prefix + "table"] = torch.cat((destination[prefix + "table"], added))
+        save_as_one(destination, prefix, "table")
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest: object) -> None:
-        whole = state.get(prefix + "table")
-        if self.added is not None and whole is not None:
-            state = {**state, prefix + "table": whole[: len(self.table)], prefix + "added": whole[len(self.table) :]}
-        super()._load_from_state_dict(state, prefix, *rest)
+        super()._load_from_state_dict(load_in_parts(state, prefix, "table", self.table, self.added), prefix, *rest)
 
     def states(self, batch: TokenBatch) -> tuple[State, State]:
         """Past and current spikes in order of time, then of neuron number; capped at `max_events` each.
