@@ -5,7 +5,6 @@ A copy of the network is trained; whatever is fitted sees the training windows o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from brainfm.shards.read import Windows
 from brainfm.tokens import TokenBatch
 from brainfm.training.checkpoint import Pretrained, evaluating
+from brainfm.training.optimisers import decaying, summed, warmed_cosine
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pretext(model: Pretrained, windows: Windows, objectives: Sequence[nn.Module]
         parts: dict[str, Tensor] = {}
         for objective in objectives:
             parts |= objective(model.model, batch)
-        return torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
+        return summed(parts)
 
     _fit(nn.ModuleList([model.model, *objectives]), len(windows), size, loss, how, seed, "Spikes alone")
 
@@ -136,19 +136,9 @@ def _fit(
 ) -> None:
     """Optimise everything of the module that is not frozen; torch's generator is left as it was."""
     trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if (p.dim() > 1) == matrices], "weight_decay": how.weight_decay * matrices}
-        for matrices in (True, False)
-    ]
-    optimiser, rng = torch.optim.AdamW(groups, how.learning_rate), np.random.default_rng(seed)
-    warmup = max(1, how.steps // 10)
-
-    def share(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, how.steps - warmup)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+    optimiser = torch.optim.AdamW(decaying(trained, how.weight_decay), how.learning_rate)
+    rng, warmup = np.random.default_rng(seed), max(1, how.steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmed_cosine(step, how.steps, warmup))
     module.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -26,6 +26,7 @@ from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
 from brainfm.training import new_animal
 from brainfm.training.checkpoint import Pretrained
+from brainfm.training.optimisers import summed
 
 
 def run(
@@ -167,8 +168,7 @@ def with_neurons(
         network.train()
         for _ in track(range(steps), f"Neurons of {windows.of('person')[0]}", transient=True):
             rows = np.sort(rng.choice(len(windows), min(batch_size, len(windows)), replace=False))
-            parts = objective(network, batcher(windows, rows).to(device))
-            loss = sum(v for k, v in parts.items() if not k.startswith("metric_"))
+            loss = summed(objective(network, batcher(windows, rows).to(device)))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -28,6 +28,7 @@ from brainfm.statistics import bootstrap_ci, bootstrap_trials
 from brainfm.training import checkpoint
 from brainfm.training.batches import Batcher
 from brainfm.training.checkpoint import Pretrained
+from brainfm.training.optimisers import summed
 
 #: Rows of each presented image.
 Groups = list[np.ndarray]
@@ -198,8 +199,7 @@ def with_readout(model: Pretrained, windows: Windows, steps: int, lr: float, bat
         network.core.eval()
         for _ in track(range(steps), f"Read-out of {used[0].person}", transient=True):
             rows = np.sort(rng.choice(len(windows), min(batch_size, len(windows)), replace=False))
-            parts = objective(network, batcher(windows, rows).to(next(network.parameters()).device))
-            loss = torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
+            loss = summed(objective(network, batcher(windows, rows).to(next(network.parameters()).device)))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -21,6 +21,7 @@ from brainfm.recording import KINDS
 from brainfm.tokens import TokenBatch
 from brainfm.training.checkpoint import evaluating
 from brainfm.training.data import ShardData
+from brainfm.training.optimisers import decaying, summed, warmed_cosine
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,7 @@ class _Finetuning(pl.LightningModule):
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """The objective's loss."""
-        parts = self.objective(self.model, batch)
-        return torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
+        return summed(self.objective(self.model, batch))
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Logits, kept until all are there."""
@@ -241,19 +241,12 @@ class _Finetuning(pl.LightningModule):
         tuning = self.tuning
         parts = ((self.model, tuning.learning_rate), (self.objective, tuning.learning_rate * tuning.readout_factor))
         groups = [
-            {"params": found, "lr": rate, "weight_decay": tuning.weight_decay if matrices else 0.0}
+            {**group, "lr": rate}
             for part, rate in parts
-            for matrices in (True, False)
-            if (found := [p for p in part.parameters() if p.requires_grad and (p.dim() > 1) == matrices])
+            for group in decaying(part.parameters(), tuning.weight_decay)
+            if group["params"]
         ]
         optimiser = torch.optim.AdamW(groups, betas=(0.9, tuning.beta2))
         warmup = max(1, round(tuning.warmup * tuning.steps))
-
-        def share(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            done = (step - warmup) / max(1, tuning.steps - warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmed_cosine(step, tuning.steps, warmup))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

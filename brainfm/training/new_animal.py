@@ -18,6 +18,7 @@ from rich.progress import track
 from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import Windows
 from brainfm.training.checkpoint import Pretrained, evaluating
+from brainfm.training.optimisers import summed
 
 
 def adapt(
@@ -59,8 +60,7 @@ def adapt(
             for group in optimiser.param_groups:
                 group["lr"] = lr * min(1.0, 20 * (step + 1) / steps) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
             rows = np.sort(rng.choice(len(windows), min(batch_size, len(windows)), replace=False))
-            parts = objective(network, batcher(windows, rows).to(device))
-            loss = torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
+            loss = summed(objective(network, batcher(windows, rows).to(device)))
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

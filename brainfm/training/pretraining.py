@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import shutil
 import sys
 import time
@@ -27,6 +26,7 @@ from brainfm.layers import draws, ranks
 from brainfm.tokens import TokenBatch
 from brainfm.training.curves import join_curves, last_values, loggers
 from brainfm.training.data import ShardData
+from brainfm.training.optimisers import decaying, summed, warmed_cosine
 
 #: File that says which run a working folder belongs to.
 STAMP = "recipe.sha256"
@@ -124,7 +124,7 @@ class Pretraining(pl.LightningModule):
         parts: dict[str, Tensor] = {}
         for objective in self.objectives:
             parts |= objective(self.model, batch)
-        loss = torch.stack([v for k, v in parts.items() if not k.startswith("metric_")]).sum()
+        loss = summed(parts)
         logged = {f"{stage}/{k.removeprefix('metric_')}": v.detach() for k, v in parts.items()} | {
             f"{stage}/loss": loss.detach()
         }
@@ -148,24 +148,14 @@ class Pretraining(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with decay on matrices that are no tables of embeddings; linear warm-up, then cosine to the floor."""
         told = self.settings
-        trained = [p for p in self.parameters() if p.requires_grad]
-        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
-        decayed = [p.dim() > 1 and id(p) not in tables for p in trained]
-        groups = [
-            {"params": [p for p, yes in zip(trained, decayed, strict=True) if yes], "weight_decay": told.weight_decay},
-            {"params": [p for p, yes in zip(trained, decayed, strict=True) if not yes], "weight_decay": 0.0},
-        ]
+        tables = [m.weight for m in self.modules() if isinstance(m, nn.Embedding)]
+        groups = decaying(self.parameters(), told.weight_decay, tables)
         fused = told.precision != "16-mixed"  # there the gradients are scaled, and clipping must undo it first
         optimiser = torch.optim.AdamW(groups, told.learning_rate, (told.beta1, told.beta2), told.epsilon, fused=fused)
         warmup = max(1, round(told.warmup * told.steps))
-
-        def share(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            done = (step - warmup) / max(1, told.steps - warmup)
-            return told.floor + (1 - told.floor) / 2 * (1 + math.cos(math.pi * min(1.0, done)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: warmed_cosine(step, told.steps, warmup, told.floor)
+        )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
