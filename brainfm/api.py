@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,9 +217,7 @@ class Decoder:
         """Train a copy of the network with a linear head; no trial is spared to stop early."""
         from brainfm.training.finetuning import Labelled, Tuning, finetune
 
-        tuned = Pretrained(
-            deepcopy(self.encoder.model), self.encoder.config, self.encoder.facts, dict(self.encoder.card)
-        )
+        tuned = self.encoder.copy()
         with torch.inference_mode(), checkpoint.evaluating(tuned.model):
             width = tuned.model.encode(trials.__getitems__([0])).pooled.shape[1]
         with torch.random.fork_rng(devices=[]):

@@ -48,7 +48,7 @@ def run(model: Pretrained, train: Windows, test: Windows, *, seed: int, fitted: 
 
     def score(true: list[np.ndarray], guess: list[np.ndarray]) -> protocol.Scored:
         each = np.array([np.mean(correlations(a, b)) for a, b in zip(true, guess, strict=True)])
-        return protocol.scored(lambda x, _: float(np.mean(x)), who, each, each, seed)
+        return protocol.scored_mean(who, each, seed)
 
     compared = {"untrained": score(target, blind)}
     per_window = network.sources * network.tokens_per_window * network.depth

@@ -115,7 +115,7 @@ def binned_counts(windows: Windows, bin_s: float = 0.05, lags: int = 6) -> np.nd
     Raises:
         ValueError: where the recordings share no neuron.
     """
-    used = [windows.recordings[r] for r in np.unique(windows.recording)]
+    used = windows.used
     names = sorted(set.intersection(*(set(s.channels.name) for s in used)))
     if not names:
         raise ValueError(f"{len(used)} recordings share no neuron; decode each animal by itself")

@@ -6,7 +6,6 @@ A copy of the network is trained; whatever is fitted sees the training windows o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from brainfm.shards.read import Windows
 from brainfm.tokens import TokenBatch
+from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 from brainfm.training.optimisers import decaying, summed, warmed_cosine
 
@@ -41,11 +41,11 @@ def knowing(model: Pretrained, windows: Windows) -> Pretrained:
     Raises:
         ValueError: where neurons are unknown to it and it cannot take new ones.
     """
-    copy = Pretrained(deepcopy(model.model), model.config, model.facts, model.card)
+    copy = model.copy()
     known = getattr(copy.model, "neurons", None)
     if known is not None:
-        used = [windows.recordings[r] for r in np.unique(windows.recording)]
-        ids = {f"{s.person}/{name}" for s in used for name in s.channels.name} - set(known)
+        used = windows.used
+        ids = {x for s in used for x in s.channel_ids} - set(known)
         if ids and not hasattr(copy.model, "add_neurons"):
             raise ValueError(
                 f"{len(ids)} neurons of {used[0].person} are unknown to {type(copy.model).__name__}, which takes no "
@@ -121,12 +121,11 @@ def tuned(model: Pretrained, windows: Windows, target: np.ndarray, how: Fitting,
 
 def predicted(model: Pretrained, readout: Readout, windows: Windows, size: int = 128) -> np.ndarray:
     """`(window, column)` predictions in the target's unit."""
-    batcher, device = model.batcher(), next(readout.parameters()).device
+    device = next(readout.parameters()).device
     with torch.inference_mode(), evaluating(readout):
         parts = [
-            readout(batcher(windows, np.arange(a, min(a + size, len(windows)))).to(device)) * readout.spread
-            + readout.mean
-            for a in range(0, len(windows), size)
+            readout(batch.to(device)) * readout.spread + readout.mean
+            for batch in batches(windows, model.batcher(), size)
         ]
     return torch.cat(parts).double().cpu().numpy()
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from brainfm.evaluations import baselines, protocol
 from brainfm.evaluations.autoencoding import correlations, reconstructed, tokenizer_of
-from brainfm.evaluations.protocol import Scored
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
 from brainfm.training.checkpoint import Pretrained
@@ -51,14 +50,14 @@ def run(
             "dataset": stored.dataset, "device": stored.device, "simulated": stored.simulated,
             "device_seen": stored.device in known, "people_seen": bool(people & set(who[rows].tolist())),
             "n_people": len(set(who[rows].tolist())), "n_windows": len(rows),
-            "pcc": _mean(own[rows], who[rows], seed).entry(),
-            "pcc_untrained": _mean(blind[rows], who[rows], seed).entry(),
+            "pcc": protocol.scored_mean(who[rows], own[rows], seed).entry(),
+            "pcc_untrained": protocol.scored_mean(who[rows], blind[rows], seed).entry(),
         }  # fmt: skip
         found.append(entry | _decoded(model, fresh, train, here, seed, linear))
     unseen = ~np.isin(test.of("device"), list(known))
     if not unseen.any():
         raise ValueError(f"pretraining saw all test devices ({', '.join(sorted(known))}); hold one out with `devices`")
-    main, base = (_mean(x[unseen], who[unseen], seed) for x in (own, blind))
+    main, base = (protocol.scored_mean(who[unseen], x[unseen], seed) for x in (own, blind))
     return {
         **protocol.result("devices", "PCC", main, 0.0, {"untrained": base}, train, test, seed, (
             "Reconstruction of people on devices that pretraining did not see; `devices` has each device."
@@ -72,10 +71,6 @@ def _each(model: Pretrained, windows: Windows) -> np.ndarray:
     """`(window,)` mean correlation of the channels with their reconstruction."""
     truth, made, _ = reconstructed(tokenizer_of(model), model, windows)
     return np.array([correlations(a, b).mean() for a, b in zip(truth, made, strict=True)])
-
-
-def _mean(values: np.ndarray, people: np.ndarray, seed: int) -> Scored:
-    return protocol.scored(lambda x, _: float(np.mean(x)), people, values, values, seed)
 
 
 def _decoded(

@@ -11,7 +11,6 @@ seconds by `brainfm/training/new_animal.py`, and its own answers are scored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -152,7 +151,7 @@ def with_neurons(
     Returns:
         The copy, and its loss over the first and the last tenth of the steps.
     """
-    copy = Pretrained(deepcopy(model.model), model.config, model.facts, model.card)
+    copy = model.copy()
     network: Any = copy.model
     ids = sorted(_strange(copy, windows))
     aligned = tuple(name for name in getattr(network, "aligned", ()) if name != withheld)
@@ -192,8 +191,8 @@ def _strange(model: Pretrained, windows: Windows) -> set[str]:
     Raises:
         ValueError: where there is none.
     """
-    used = [windows.recordings[r] for r in np.unique(windows.recording)]
-    ids = {f"{s.person}/{name}" for s in used for name in s.channels.name} - set(model.model.neurons)
+    used = windows.used
+    ids = {x for s in used for x in s.channel_ids} - set(model.model.neurons)
     if not ids:
         raise ValueError(f"the model knows every neuron of {used[0].person}; take an animal that it was not trained on")
     return ids

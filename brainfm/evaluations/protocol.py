@@ -69,6 +69,11 @@ def scored(
     return Scored(float(values.mean()), ci, over, each, len(true))
 
 
+def scored_mean(people: np.ndarray, values: np.ndarray, seed: int) -> Scored:
+    """Scores that each window has already, averaged within a person; as `scored`."""
+    return scored(lambda x, _: float(np.mean(x)), people, values, values, seed)
+
+
 def mean_scored(parts: Sequence[Scored], seed: int) -> Scored:
     """The mean of repeated scores of the same people (draws, masks, permutations); people stay the unit."""
     each = {name: float(np.mean([p.per_subject[name] for p in parts])) for name in parts[0].per_subject}
@@ -83,7 +88,7 @@ def result(
     train: Windows, test: Windows, seed: int, note: str = "",
 ) -> dict:  # fmt: skip
     """The fields of a result file (docs/results.md) that every evaluation has; the stage adds its key and names."""
-    used = [test.recordings[r] for r in np.unique(test.recording)]
+    used = test.used
     return {
         "evaluation": evaluation,
         "dataset": ", ".join(sorted({s.dataset for s in used})),

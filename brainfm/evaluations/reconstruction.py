@@ -140,7 +140,7 @@ def _series(tokens: torch.Tensor, grid: tuple[int, int], patches: int) -> np.nda
 def _regions(train: Windows, test: Windows) -> tuple[list[str], np.ndarray]:
     """Names of the regions, the same in every recording, and the rows that are good in all; windows of one length."""
     both = Windows.join([train, test])
-    used = [both.recordings[r] for r in np.unique(both.recording)]
+    used = both.used
     tables = {tuple(s.channels.name) for s in used}
     lengths = sorted(set(both.samples.tolist()))
     if len(tables) != 1 or len(lengths) != 1:

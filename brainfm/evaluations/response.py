@@ -182,8 +182,8 @@ def predicted(model: Pretrained, windows: Windows, size: int = 64) -> np.ndarray
 
 def with_readout(model: Pretrained, windows: Windows, steps: int, lr: float, batch_size: int, seed: int) -> Pretrained:
     """A network for the animals of `windows` with the core of `model`; only its read-out is fitted, by Poisson loss."""
-    used = [windows.recordings[r] for r in np.unique(windows.recording)]
-    ids = tuple(sorted({f"{s.person}/{name}" for s in used for name in s.channels.name}))
+    used = windows.used
+    ids = tuple(sorted({x for s in used for x in s.channel_ids}))
     facts = replace(model.facts, neurons=ids, subjects=tuple(sorted({s.person for s in used})))
     objective = PoissonResponse()
     with torch.random.fork_rng(devices=[]):
@@ -294,8 +294,8 @@ def _animals(train: Windows, test: Windows) -> dict[str, Animal]:
 
 def _are_new(model: Pretrained, test: Windows) -> bool:
     """Whether the model knows none of the test animals' neurons; ValueError where it knows some of them."""
-    used = [test.recordings[r] for r in np.unique(test.recording)]
-    known = [f"{s.person}/{name}" in set(model.model.neurons) for s in used for name in s.channels.name]
+    used = test.used
+    known = [x in set(model.model.neurons) for s in used for x in s.channel_ids]
     if any(known) and not all(known):
         raise ValueError(f"the model knows {sum(known)} of {len(known)} neurons; test known and new animals apart")
     return not any(known)

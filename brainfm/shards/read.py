@@ -56,6 +56,11 @@ class Windows:
             self, **{k: getattr(self, k)[index] for k in ("recording", "start", "samples", "label", "stimulus")}
         )
 
+    @property
+    def used(self) -> list[Stored]:
+        """The recordings that have a window, in order."""
+        return [self.recordings[r] for r in np.unique(self.recording)]
+
     def of(self, attribute: str) -> np.ndarray:
         """An attribute of each row's recording, for example "person", "session", "device" or "split"."""
         values = np.array([getattr(r, attribute) for r in self.recordings])

@@ -72,6 +72,11 @@ class Stored:
         """`dataset/subject`: the unit that a split by subject keeps together."""
         return f"{self.dataset}/{self.subject}"
 
+    @property
+    def channel_ids(self) -> list[str]:
+        """`dataset/subject/channel` of each channel: what a model knows a neuron by."""
+        return [f"{self.person}/{name}" for name in self.channels.name]
+
     def signal(self, start: int, stop: int) -> np.ndarray:
         """Samples `start` to `stop` as `(channel, time)` float32, each channel in its unit."""
         out = np.empty((len(self.channels), max(0, stop - start)), np.float32)

@@ -198,7 +198,7 @@ class Batcher:
     def _neuron_numbers(self, stored: list[Stored], channels: int) -> torch.Tensor:
         number = torch.full((len(stored), channels), -1)
         for i, s in enumerate(stored):
-            ids = [f"{s.person}/{name}" for name in s.channels.name]
+            ids = s.channel_ids
             unknown = [x for x in ids if x not in (self.neurons or {})]
             if unknown:
                 raise ValueError(
@@ -334,7 +334,7 @@ def facts_of(corpus: Corpus, window_s: float) -> Facts:
             f"{corpus.root}: sampling rates {rates} Hz in one corpus; ingest its datasets at one `sfreq_hz`"
         )
     regions = [tuple(r.channels.name) for r in recordings if "region" in r.channels.kind]
-    neurons = {f"{r.person}/{n}" for r in recordings if "neuron" in r.channels.kind for n in r.channels.name}
+    neurons = {x for r in recordings if "neuron" in r.channels.kind for x in r.channel_ids}
     return Facts(
         modality=tuple(sorted({r.modality for r in recordings})),
         kinds=tuple(sorted({k for r in recordings for k in r.channels.kind})),

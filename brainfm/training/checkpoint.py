@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ class Pretrained:
                 batch = trials.__getitems__(list(range(start, min(start + size, len(trials)))))
                 found.append(self.model.encode(batch.to(device)).pooled.float().cpu().numpy())
         return np.concatenate(found)
+
+    def copy(self) -> Pretrained:
+        """The same network, card and facts, to be trained further without touching this one."""
+        return Pretrained(deepcopy(self.model), self.config, self.facts, dict(self.card))
 
     def untrained(self, seed: int) -> Pretrained:
         """The same network with fresh weights: the baseline that shows what pretraining added."""

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import Windows
+from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 from brainfm.training.optimisers import summed
 
@@ -40,11 +41,11 @@ def adapt(
         The copy in evaluation mode, and its loss over the first and the last tenth of the steps.
     """
     network = deepcopy(model.model)
-    used = [windows.recordings[r] for r in np.unique(windows.recording)]
+    used = windows.used
     objective, losses = Behaviour(keep_neurons).train(), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network.add_neurons(sorted({f"{s.person}/{name}" for s in used for name in s.channels.name}))
+        network.add_neurons(sorted({x for s in used for x in s.channel_ids}))
         network.add_sessions(sorted({s.id for s in used}))
         facts = replace(model.facts, neurons=tuple(network.neurons), sessions=tuple(network.sessions))
         copy = Pretrained(network, model.config, facts, model.card)
@@ -82,7 +83,7 @@ def predicted(model: Pretrained, windows: Windows, target: str, size: int = 64) 
     """
     network, batcher = model.model, model.batcher()
     sessions = dict(batcher.sessions or {})
-    for stored in (windows.recordings[r] for r in np.unique(windows.recording)):
+    for stored in windows.used:
         own = [n for x, n in sessions.items() if x == stored.id or x.startswith(f"{stored.person}/")]
         if not own:
             raise ValueError(
@@ -92,8 +93,8 @@ def predicted(model: Pretrained, windows: Windows, target: str, size: int = 64) 
     batcher, device = replace(batcher, sessions=sessions), next(network.parameters()).device
     found = []
     with torch.inference_mode(), evaluating(network):
-        for start in range(0, len(windows), size):
-            batch = batcher(windows, np.arange(start, min(start + size, len(windows)))).to(device)
+        for host in batches(windows, batcher, size):
+            batch = host.to(device)
             last = {target: network.times(batch)[target][-1:]}
             found.append(network.predict(batch, last)[target][:, -1].float().cpu().numpy())
     return np.concatenate(found)
