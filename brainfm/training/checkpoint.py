@@ -23,7 +23,7 @@ from torch import nn
 
 from brainfm import catalog
 from brainfm.shards.read import Windows
-from brainfm.tokens import Facts
+from brainfm.tokens import Facts, TokenBatch
 from brainfm.training import model_card
 from brainfm.training.batches import Batcher, WindowDataset
 from brainfm.training.input_checks import expected_by
@@ -75,8 +75,7 @@ class Pretrained:
         device = next(self.model.parameters()).device
         found: list[np.ndarray] = []
         with torch.inference_mode(), evaluating(self.model):
-            for start in range(0, len(trials), size):
-                batch = trials.__getitems__(list(range(start, min(start + size, len(trials)))))
+            for batch in in_order(trials, size):
                 found.append(self.model.encode(batch.to(device)).pooled.float().cpu().numpy())
         return np.concatenate(found)
 
@@ -122,6 +121,12 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     part = folder / f".{CARD}.part"
     part.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
     os.replace(part, folder / CARD)
+
+
+def in_order(trials: Any, size: int) -> Iterator[TokenBatch]:
+    """All of a dataset of whole batches, `size` windows at a time."""
+    for start in range(0, len(trials), size):
+        yield trials.__getitems__(list(range(start, min(start + size, len(trials)))))
 
 
 class evaluating:

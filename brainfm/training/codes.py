@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from brainfm.codebooks.braintokenizer import BrainTokenizer
@@ -19,6 +20,37 @@ from brainfm.training.checkpoint import Pretrained, facts_from
 
 #: Folder of the tokenizer inside a folder of codes: codes mean nothing without it.
 TOKENIZER = "tokenizer"
+
+
+def code_batch(
+    runs: list[Tensor], masks: list[Tensor] | None, seconds: Tensor, aligned: dict[str, Tensor] | None = None
+) -> TokenBatch:
+    """Codes of several runs as one batch `(batch, source x time, depth)`, source by source; short ones are filled up.
+
+    Args:
+        runs: `(source, time, depth)` integers each, of one tokenizer.
+        masks: `(source, time)` True where there is data, for each run; everywhere if None.
+        seconds: `(time,)` of the longest run's tokens, from its start.
+        aligned: as in `TokenBatch`.
+    """
+    (sources, _, depth), longest, batch = runs[0].shape, len(seconds), len(runs)
+    codes = torch.zeros(batch, sources, longest, depth, dtype=torch.int64)
+    mask = torch.zeros(batch, sources, longest, dtype=torch.bool)
+    for i, run in enumerate(runs):
+        codes[i, :, : run.shape[1]] = run
+        mask[i, :, : run.shape[1]] = True if masks is None else masks[i]
+    return TokenBatch(
+        values=codes.flatten(1, 2),
+        time=seconds.repeat(sources).expand(batch, -1),
+        channel=torch.arange(sources).repeat_interleave(longest).expand(batch, -1),
+        place=torch.full((batch, sources, 3), torch.nan),
+        orientation=torch.zeros(batch, sources, 3),
+        kind=torch.full((batch, sources), KINDS.index("misc")),
+        mask=mask.flatten(1),
+        grid=(sources, longest),
+        sfreq=None,
+        aligned={} if aligned is None else aligned,
+    )
 
 
 class CodeDataset(Dataset):
@@ -44,32 +76,14 @@ class CodeDataset(Dataset):
         stored: list[StoredCodes] = [index.recordings[r] for r in index.recording]  # type: ignore[misc]
         spans = zip(stored, index.start, index.samples, strict=True)
         runs = [s.codes(int(start), int(samples)) for s, start, samples in spans]
-        batch, longest = len(rows), max(map(len, runs))
         _, sources, tokens, depth = runs[0].shape
-        codes = torch.zeros(batch, sources, longest * tokens, depth, dtype=torch.int64)
-        mask = torch.zeros(batch, sources, longest * tokens, dtype=torch.bool)
-        for i, run in enumerate(runs):
-            filled = len(run) * tokens
-            by_source = run.astype(np.int64).swapaxes(0, 1).reshape(sources, filled, depth)
-            codes[i, :, :filled] = torch.from_numpy(by_source)
-            mask[i, :, :filled] = True
-        first = torch.arange(longest)[:, None] * stored[0].stride
+        by_source = [torch.from_numpy(run.astype(np.int64).swapaxes(0, 1).reshape(sources, -1, depth)) for run in runs]
+        first = torch.arange(max(map(len, runs)))[:, None] * stored[0].stride
         seconds = (first + torch.arange(tokens) * (stored[0].patch / tokens)).flatten() / stored[0].sfreq
         aligned = {}
         if self.subjects is not None:
             aligned["subject"] = torch.tensor([self.subjects.get(s.person, -1) for s in stored])
-        return TokenBatch(
-            values=codes.flatten(1, 2),
-            time=seconds.repeat(sources).expand(batch, -1),
-            channel=torch.arange(sources).repeat_interleave(longest * tokens).expand(batch, -1),
-            place=torch.full((batch, sources, 3), torch.nan),
-            orientation=torch.zeros(batch, sources, 3),
-            kind=torch.full((batch, sources), KINDS.index("misc")),
-            mask=mask.flatten(1),
-            grid=(sources, longest * tokens),
-            sfreq=None,
-            aligned=aligned,
-        )
+        return code_batch(by_source, None, seconds, aligned)
 
 
 def tokenizer_hash(model: BrainTokenizer) -> str:

@@ -17,9 +17,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from brainfm.objectives.supervised import Supervised
-from brainfm.recording import KINDS
 from brainfm.tokens import TokenBatch
-from brainfm.training.checkpoint import evaluating
+from brainfm.training.checkpoint import evaluating, in_order
+from brainfm.training.codes import code_batch
 from brainfm.training.data import ShardData
 from brainfm.training.optimisers import decaying, summed, warmed_cosine
 
@@ -88,8 +88,7 @@ class Tokenized(Dataset):
         self.real: list[Tensor] = []
         device = next(model.parameters()).device
         with torch.inference_mode(), evaluating(model):
-            for start in range(0, len(trials), size):
-                batch = trials.__getitems__(list(range(start, min(start + size, len(trials)))))
+            for batch in in_order(trials, size):
                 found = model.sources_of(batch.to(device))
                 for codes, real in zip(found.codes.cpu().short(), found.mask.cpu(), strict=True):
                     length = int(real.any(dim=0).nonzero().max()) + 1 if real.any() else 1
@@ -109,23 +108,9 @@ class Tokenized(Dataset):
 
     def __getitems__(self, rows: list[int]) -> TokenBatch:
         """Codes `(batch, source x time, depth)`; shorter windows are filled and masked."""
-        sources, _, depth = self.codes[rows[0]].shape
         longest = max(self.codes[row].shape[1] for row in rows)
-        codes = torch.zeros(len(rows), sources, longest, depth, dtype=torch.int64)
-        mask = torch.zeros(len(rows), sources, longest, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            length = self.codes[row].shape[1]
-            codes[i, :, :length], mask[i, :, :length] = self.codes[row], self.real[row]
-        return TokenBatch(
-            values=codes.flatten(1, 2),
-            time=torch.arange(longest, dtype=torch.float32).repeat(sources).expand(len(rows), -1),
-            channel=torch.arange(sources).repeat_interleave(longest).expand(len(rows), -1),
-            place=torch.full((len(rows), sources, 3), torch.nan),
-            orientation=torch.zeros(len(rows), sources, 3),
-            kind=torch.full((len(rows), sources), KINDS.index("misc")),
-            mask=mask.flatten(1),
-            grid=(sources, longest),
-        )
+        seconds = torch.arange(longest, dtype=torch.float32)
+        return code_batch([self.codes[row] for row in rows], [self.real[row] for row in rows], seconds)
 
 
 def finetune(
