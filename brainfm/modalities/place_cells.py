@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brainfm.modalities.spikes import refractory
+from brainfm.modalities.spikes import drawn
 from brainfm.recording import Channels, Events, Recording, Series
 
 #: Steps of the simulation per second.
@@ -113,10 +113,7 @@ def simulate(
     fields = draw_fields(rng, neurons, track_m) if fields is None else fields
     count = len(fields.centre)
     position, velocity, events = run_track(rng, duration_s, FINE_HZ, track_m)
-    step, neuron = np.nonzero(rng.random((len(position), count)) < fields.rate(position, velocity) / FINE_HZ)
-    time = (step + rng.random(len(step))) / FINE_HZ
-    order = np.argsort(time, kind="stable")
-    time, neuron = refractory(time[order], neuron[order], 0.002)
+    time, neuron = drawn(rng, fields.rate(position, velocity) / FINE_HZ, FINE_HZ, 0.002)
     every = round(FINE_HZ / behaviour_hz)
     recording = Recording(
         dataset=dataset,

@@ -75,6 +75,21 @@ def refractory(time: np.ndarray, neuron: np.ndarray, refractory_s: float) -> tup
         keep[index[1:][first]] = False
 
 
+def drawn(
+    rng: np.random.Generator, chance: np.ndarray, hz: float, refractory_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes of a Poisson population: times in s, ascending, and neurons.
+
+    Args:
+        chance: `(step, neuron)` of a spike in each step of `1 / hz` s, in which it falls anywhere.
+        refractory_s: as in `refractory`.
+    """
+    step, neuron = np.nonzero(rng.random(chance.shape) < chance)
+    time = (step + rng.random(len(step))) / hz
+    order = np.argsort(time, kind="stable")
+    return refractory(time[order], neuron[order], refractory_s)
+
+
 def hub_weights(
     rng: np.random.Generator, neurons: int, hubs: int, density: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -287,10 +302,7 @@ def reaching(
     coming = np.concatenate([velocity[lead:], np.zeros((lead, 2))])
     toward = np.stack([np.cos(tuning.preferred), np.sin(tuning.preferred)]) * tuning.depth
     chance = np.maximum(tuning.baseline + coming @ toward, 0) / fine
-    step, neuron = np.nonzero(rng.random(chance.shape) < chance)
-    time = (step + rng.random(len(step))) / fine
-    order = np.argsort(time, kind="stable")
-    time, neuron = refractory(time[order], neuron[order], 0.001)
+    time, neuron = drawn(rng, chance, fine, 0.001)
     every = round(fine / behaviour_hz)
     recording = Recording(
         dataset=dataset,
