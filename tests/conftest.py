@@ -1,14 +1,23 @@
-"""Batches of counts, as the batcher makes them, for the tests of models and objectives."""
+"""What tests of several folders share: one thread for torch, and batches of counts as the batcher makes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 
 from brainfm.tokens import TokenBatch
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch in the tests of a module, for the sake of speed and of equal last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -22,12 +22,7 @@ SFREQ, SAMPLES = 64.0, 64
 NAMES = ["C3", "Cz", "C4", "Pz"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -42,12 +42,7 @@ OBJECTIVES = {"braintokenizer": ("reconstruct",), "eegnet": ("supervised",)}
 ENTRIES = [(kind, name) for kind in ("codebooks", "models") for name in catalog.names(kind)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", catalog.names("datasets"))

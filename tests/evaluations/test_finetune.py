@@ -23,12 +23,7 @@ LUNA = {"kind": "models", "name": "luna",
         "keywords": {"patch": 16, "embed": 16, "heads": 2, "depth": 1, "queries": 2, "mixing": 1}}  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def person(name, rng, gain=4.0):

@@ -28,12 +28,7 @@ EEG, MAG, SEEG = (KINDS.index(kind) for kind in ("eeg", "mag", "seeg"))
 FACTS = Facts(modality=("eeg",), kinds=("eeg",), sfreq=SFREQ, channels=6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(name: str, facts: Facts = FACTS, released: bool = False, overlap: float = 0.0) -> Pretrained:

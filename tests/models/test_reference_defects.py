@@ -35,12 +35,7 @@ SFREQ, PATCH = 64.0, 32
 FACTS = Facts(modality=("eeg", "meg"), kinds=("eeg", "grad", "mag"), sfreq=SFREQ)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recording(subject: str, kinds: list[str], seconds: int = 8) -> Recording:

@@ -29,12 +29,7 @@ FACTS = Facts(modality=("eeg",), kinds=("eeg",), sfreq=SFREQ, window_s=1.0)
 RECIPE = {"of": "this test"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Which windows a step sees.
