@@ -64,3 +64,52 @@ def assign(
             f"validation, test sessions {list(test_sessions)}; hold out fewer"
         )
     return split
+
+
+def groups(ids: Sequence[str], folds: int, seed: int) -> list[list[str]]:
+    """The distinct ids in `folds` groups of nearly equal size, in the order of `order`; as many as ids: leave one out.
+
+    Raises:
+        ValueError: for fewer than two groups, or more than there are ids.
+
+    >>> groups(["a", "b", "c"], 3, seed=0)
+    [['a'], ['c'], ['b']]
+    """
+    names = order(ids, seed)
+    if not 2 <= folds <= len(names):
+        raise ValueError(f"{folds} folds of {len(names)} ids; expected 2 to {len(names)}")
+    size, more = divmod(len(names), folds)
+    ends = [size * k + min(k, more) for k in range(folds + 1)]
+    return [names[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def blocks_of_time(spans: Sequence[tuple[float, float]], blocks: int, gap: float) -> list[tuple[list[int], list[int]]]:
+    """Rows to train on and rows to score for each block of time; between the two lies at least `gap`.
+
+    Time is cut evenly from the first start to the last end. A span across a cut is in no scored block.
+
+    Args:
+        spans: start and end of each row, in any one unit. blocks: how many. gap: in the same unit.
+
+    Raises:
+        ValueError: for fewer than two blocks, or a block that leaves nothing to train on or to score.
+
+    >>> blocks_of_time([(0, 1), (1, 2), (2, 3), (3, 4)], blocks=2, gap=1)
+    [([3], [0, 1]), ([0], [2, 3])]
+    """
+    if blocks < 2:
+        raise ValueError(f"{blocks} blocks; one is scored while others train, so give two or more")
+    low, high = min((a for a, _ in spans), default=0), max((b for _, b in spans), default=0)
+    edges = [low + (high - low) * k / blocks for k in range(blocks + 1)]
+    found = []
+    for k in range(blocks):
+        a, b = edges[k], edges[k + 1]
+        scored = [i for i, (start, stop) in enumerate(spans) if a - 1e-9 <= start and stop <= b + 1e-9]
+        fit = [i for i, (start, stop) in enumerate(spans) if stop <= a - gap + 1e-9 or start >= b + gap - 1e-9]
+        if not fit or not scored:
+            raise ValueError(
+                f"block {k + 1} of {blocks} has {len(scored)} rows to score and {len(fit)} to train on; take fewer "
+                "blocks, a shorter gap or a longer recording"
+            )
+        found.append((fit, scored))
+    return found

@@ -68,7 +68,7 @@ def run(
     most = min(int(np.sum((truth == c) & (other == p) & pool)) for c in classes for p in set(other))
     asked = sorted({0, *shots})
     kept = [k for k in asked if k <= most]
-    chosen = {k: [_drawn(truth, other, pool, k, seed + d) for d in range(draws if k else 1)] for k in kept}
+    chosen = {k: [drawn(truth, other, pool, k, seed + d) for d in range(draws if k else 1)] for k in kept}
 
     signals, note = baselines.of_signals(linear, train, test)
     fresh = model.untrained(seed)
@@ -185,7 +185,7 @@ def tune(
         fitted = protocol.fit_linear(features[inner], labels[inner], people[inner], seed)
         own = labels[outer]
         for k, sums in total.items():
-            rows = _drawn(own, np.full(own.shape, name), np.ones(own.shape, bool), k, seed)
+            rows = drawn(own, np.full(own.shape, name), np.ones(own.shape, bool), k, seed)
             rest = np.setdiff1d(np.arange(len(own)), rows)
             if any(np.sum(own == c) < 2 * k for c in set(labels)):
                 continue
@@ -230,7 +230,7 @@ def _predicted(
     return out[held]
 
 
-def _drawn(labels: np.ndarray, people: np.ndarray, pool: np.ndarray, k: int, seed: int) -> np.ndarray:
+def drawn(labels: np.ndarray, people: np.ndarray, pool: np.ndarray, k: int, seed: int) -> np.ndarray:
     """Row numbers of up to `k` trials per class and person, at random from `pool`."""
     rng = np.random.default_rng(seed)
     found = [

@@ -151,6 +151,16 @@ def strangers(train: Windows, test: Windows, card: dict) -> None:
             raise ValueError(f"{len(both)} test people ({', '.join(both[:3])}) are in {where}; split by subject")
 
 
+def cross_entropy(labels: np.ndarray, chances: np.ndarray) -> float:
+    """Mean negative log probability of the true class, averaged within each class and then over the classes.
+
+    Args:
+        labels: `(window,)` class numbers. chances: `(window, class)` probabilities.
+    """
+    each = -np.log(np.maximum(chances[np.arange(len(labels)), labels], 1e-12))
+    return float(np.mean([each[labels == c].mean() for c in np.unique(labels)]))
+
+
 def permuted_within(labels: np.ndarray, people: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The labels permuted among the windows of each person, so that everyone keeps their class balance."""
     out = labels.copy()

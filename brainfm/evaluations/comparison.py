@@ -1,0 +1,312 @@
+"""Many ways to decode under one protocol: adapted pretrained networks, baselines, and what sets them apart.
+
+Every method is fitted on the same sides (`protocols.py`), is given as many settings to try, chosen by the same
+validation windows, and answers for the same test windows once. Scores are kept per person; differences between methods
+are paired within people, with Holm's correction over all pairs that are reported.
+
+Which method is the result's `score` is said by the configuration before anything is fitted: the first of `adapt`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from brainfm.evaluations import adaptation, classical, few_shot, method_scores, protocols, scratch
+from brainfm.evaluations import protocol as shared
+from brainfm.evaluations.protocols import Calibration
+from brainfm.evaluations.trials import Method, Setting, Side, Trials, choose
+from brainfm.metrics import confusion
+from brainfm.shards.read import Windows
+from brainfm.training import checkpoint
+from brainfm.training.checkpoint import Pretrained
+from brainfm.training.finetuning import Tokenized, Tuning
+
+#: Shots → draws → rows of all people of a side.
+Drawn = dict[int, list[np.ndarray]]
+
+
+@dataclass
+class Entry:
+    """A method of the comparison and what came of it.
+
+    Attributes:
+        method: how it decodes. kind: "pretrained", "untrained", "baseline" or "control". adapt: its word, or "".
+        trials: what it is given; for the control with labels permuted within each person.
+        curved: whether it goes through the shots.
+        setting, losses: what was chosen, and the validation losses of all that were tried.
+        chances: `(scored row, class)`, side after side. curve: shots → draws of class numbers `(scored row,)`.
+        seconds: of fitting, a side on average. decode_ms: of a window. trained: parameters.
+    """
+
+    method: Method
+    kind: str
+    adapt: str
+    trials: Trials
+    curved: bool = False
+    setting: Setting = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    chances: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    curve: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    seconds: float = 0.0
+    decode_ms: float = 0.0
+    trained: int = 0
+
+
+def run(
+    model: Pretrained,
+    train: Windows,
+    test: Windows,
+    *,
+    seed: int,
+    protocol: str = "cross-subject",
+    folds: int = 0,
+    blocks: int = 5,
+    calibration: dict[str, Any] | None = None,
+    adapt: Sequence[str] = ("probe", "finetune"),
+    untrained: Sequence[str] = ("probe",),
+    baselines: Sequence[str] = ("majority", "log_band_power"),
+    networks: Sequence[str] = (),
+    shots: Sequence[int] = (),
+    curves: Sequence[str] = (),
+    draws: int = 3,
+    tries: int = 3,
+    steps: int = 100,
+    batch_size: int = 16,
+    validations: int = 5,
+    patience: int = 3,
+) -> dict:
+    """Score every method on windows that nothing of it has seen.
+
+    Args:
+        model: a pretrained network; not changed.
+        train, test: labelled windows of the two sides, see `protocols.sides`.
+        seed: of folds, spared people, fresh weights, steps, draws and bootstrap.
+        protocol: a name of `protocols.PROTOCOLS`. folds, blocks, calibration: see `protocols.sides`.
+        adapt: adaptation modes (`adaptation.ADAPT`) of the pretrained network; the first is the result's score.
+        untrained: modes that the same network with fresh weights goes through.
+        baselines: methods on the signals, see `classical.classical`.
+        networks: models that are trained from scratch on the channels that all recordings share, see `scratch`.
+        shots: trials per class of a new person, for `few-shot`; 0 is always among them.
+        curves: names of the methods that go through the shots; all but controls where empty.
+        draws: random choices of those trials, averaged; the same for every method.
+        tries: settings that each method may try.
+        steps, batch_size, validations, patience: of everything that is trained by gradient, see `finetuning.Tuning`.
+
+    Raises:
+        ValueError: where people, sessions or labels do not allow the protocol, or a tested person was pretrained on.
+        KeyError: for an unknown method, with the nearest name.
+    """
+    given = None if calibration is None else Calibration(**calibration)
+    trials, parts, first = protocols.sides(
+        protocol, train, test, seed=seed, folds=folds, blocks=blocks, calibration=given
+    )
+    _strangers(model, trials, parts, protocol)
+    if shots and protocol != "few-shot":
+        raise ValueError(f"shots: {list(shots)} go with the protocol few-shot; got {protocol}")
+    tuning = Tuning(steps, batch_size, weight_decay=0.05, beta2=0.99, validations=validations, patience=patience)
+    entries = _entries(model, trials, adapt, untrained, baselines, networks, tuning, seed)
+    unknown = set(curves) - set(entries)
+    if unknown:
+        raise ValueError(f"curves: {sorted(unknown)} are not compared; there are {', '.join(entries)}")
+    for name, entry in entries.items():
+        entry.curved = name in curves if curves else entry.kind != "control"
+    kept, note = _possible(trials, parts, shots)
+    drawn = [_drawn(trials, side, kept, draws, seed) for side in parts]
+    for entry in track(entries.values(), "Methods", transient=True):
+        entry.setting, entry.losses = choose(entry.method, entry.trials, first, tries, seed)
+        _fit(entry, parts, drawn, seed)
+    budget = {"tries": tries, "steps": steps, "batch_size": batch_size, "validations": validations,
+              "patience": patience}  # fmt: skip
+    return _result(entries, trials, parts, drawn, seed, protocol, budget, note)
+
+
+def _strangers(model: Pretrained, trials: Trials, parts: Sequence[Side], protocol: str) -> None:
+    """Check that pretraining saw no scored person, or within a person none of the scored recordings.
+
+    Raises:
+        ValueError: naming whom it saw.
+    """
+    scored = trials.windows.take(np.concatenate([p.test for p in parts]))
+    if protocol in protocols.OWN_PAST:
+        seen = {key for side in (model.card.get("windows") or {}).values() for key in side}
+        both = sorted(seen & {s.id for s in scored.used})
+    else:
+        both = sorted(set(shared.seen_people(model.card)) & set(scored.of("person").tolist()))
+    if both:
+        raise ValueError(
+            f"pretraining saw {', '.join(both[:3])}, which {protocol} is to score; pretrain without them, or choose "
+            "others for test:"
+        )
+
+
+def _entries(
+    model: Pretrained, trials: Trials, adapt: Sequence[str], untrained: Sequence[str], baselines: Sequence[str],
+    networks: Sequence[str], tuning: Tuning, seed: int,
+) -> dict[str, Entry]:  # fmt: skip
+    """The methods by name, the one whose score is the result's first."""
+    if not adapt:
+        raise ValueError(f"adapt: names no mode; choose of {', '.join(adaptation.ADAPT)}")
+    found = {word: Entry(adaptation.method(word, model, tuning), "pretrained", word, trials) for word in adapt}
+    fresh = model.untrained(seed)
+    for word in untrained:
+        found[f"untrained {word}"] = Entry(adaptation.method(word, fresh, tuning), "untrained", word, trials)
+    if untrained and Tokenized.fits(model.model):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            second = checkpoint.build(model.config, model.facts, deepcopy(model.model.codebook))
+        over = replace(model, model=second.eval())
+        for word in untrained:
+            name = f"untrained over the tokenizer, {word}"
+            found[name] = Entry(adaptation.method(word, over, tuning), "untrained", word, trials)
+    for made in classical.classical(baselines):
+        found[made.name] = Entry(made, "baseline", "", trials)
+    for made in scratch.methods(trials, networks, tuning, seed):
+        found[made.name] = Entry(made, "baseline", "", trials)
+    first = next(iter(found.values()))
+    permuted = trials.permuted(np.random.default_rng(seed))
+    found["permuted labels"] = Entry(adaptation.method(first.adapt, model, tuning), "control", first.adapt, permuted)
+    return found
+
+
+def _fit(entry: Entry, parts: Sequence[Side], drawn: Sequence[Drawn], seed: int) -> None:
+    """Fit and ask a method on every side, and after every draw of shots."""
+    chances, scored = [], sum(len(p.test) for p in parts)
+    draws: dict[int, list[list[np.ndarray]]] = {}
+    for side, shots in zip(parts, drawn, strict=True):
+        started = time.perf_counter()
+        fitted = entry.method.fit(entry.trials, side, entry.setting, seed)
+        entry.seconds += (time.perf_counter() - started) / len(parts)
+        started = time.perf_counter()
+        chances.append(fitted.predict_proba(side.test))
+        entry.decode_ms += 1e3 * (time.perf_counter() - started) / scored
+        entry.trained = getattr(fitted, "trained", 0)
+        for k, sets in shots.items() if entry.curved else ():
+            draws.setdefault(k, [[] for _ in sets])
+            for number, rows in enumerate(sets):
+                draws[k][number].append(_after_shots(fitted, entry.trials, side, rows, chances[-1], seed + number))
+    entry.chances = np.concatenate(chances)
+    entry.curve = {k: [np.concatenate(guesses) for guesses in sets] for k, sets in draws.items()}
+
+
+def _after_shots(
+    fitted: Any, trials: Trials, side: Side, rows: np.ndarray, before: np.ndarray, seed: int
+) -> np.ndarray:
+    """Class numbers of the side's test rows, each person's from a copy that has learnt that person's shots."""
+    guess = before.argmax(axis=1)
+    for person in np.unique(trials.people[rows]) if len(rows) else ():
+        asked = trials.people[side.test] == person
+        own = fitted.adapted(rows[trials.people[rows] == person], seed)
+        guess[asked] = own.predict_proba(side.test[asked]).argmax(axis=1)
+    return guess
+
+
+def _possible(trials: Trials, parts: Sequence[Side], shots: Sequence[int]) -> tuple[list[int], str]:
+    """The numbers of shots that every person can give, and a sentence on those that are left out."""
+    if not shots:
+        return [], ""
+    rows = np.concatenate([p.shots for p in parts])
+    people = {p for part in parts for p in trials.people[part.test].tolist()}
+    most = min(
+        int(np.sum((trials.people[rows] == p) & (trials.labels[rows] == c)))
+        for p in people
+        for c in range(len(trials.classes))
+    )
+    asked = sorted({0, *shots})
+    kept = [k for k in asked if k <= most]
+    return kept, "" if kept == asked else (
+        f" Shots {sorted(set(asked) - set(kept))} are left out: someone can give only {most} trials of a class."
+    )
+
+
+def _drawn(trials: Trials, side: Side, shots: Sequence[int], draws: int, seed: int) -> Drawn:
+    """For each number of shots, draws of that many rows per class and person of the side."""
+    pool = np.zeros(len(trials), bool)
+    pool[side.shots] = True
+    return {
+        k: [few_shot.drawn(trials.labels, trials.people, pool, k, seed + d) for d in range(draws if k else 1)]
+        for k in shots
+    }
+
+
+def _result(
+    entries: dict[str, Entry], trials: Trials, parts: Sequence[Side], drawn: Sequence[Drawn], seed: int, protocol: str,
+    budget: dict[str, int], note: str,
+) -> dict:  # fmt: skip
+    """The result file's fields (docs/results.md)."""
+    rows = np.concatenate([p.test for p in parts])
+    windows = trials.windows
+    who, truth = trials.people[rows], trials.labels[rows]
+    own_past = protocol in protocols.OWN_PAST
+    trained = windows.take([] if own_past else np.unique(np.concatenate([p.taught for p in parts])))
+    if not own_past and len(parts) > 1:  # people of the test side train in one another's folds: the folds say so
+        tested = np.unique(who)
+        trained = trained.take(~np.isin(trained.of("person"), tested))
+    kinds = {name: (e.kind, e.adapt) for name, e in entries.items()}
+    guesses = {name: e.chances.argmax(axis=1) for name, e in entries.items()}
+    table = [
+        {
+            "name": name, "kind": e.kind, "adapt": e.adapt,
+            **method_scores.of(trials, rows, e.chances, seed),
+            "setting": e.setting, "tried": max(1, len(e.losses)), "losses": e.losses,
+        }
+        for name, e in entries.items()
+    ]  # fmt: skip
+    scored = {name: method_scores.scored(who, truth, guess, seed) for name, guess in guesses.items()}
+    main = next(iter(entries))
+    people = [[len(np.unique(trials.people[r])) for r in (p.taught, p.test)] for p in parts]
+    n_train, n_test = (round(float(n)) for n in np.mean(people, axis=0))
+    names = trials.classes
+    said = (
+        f"{main} of the pretrained network is the score. Each method had {budget['tries']} settings to try, chosen by "
+        f"validation windows of the training side; what is trained by gradient took at most {budget['steps']} steps of "
+        f"{budget['batch_size']} windows. {trials.signals().note}{note}"
+    )
+    held = np.concatenate([p.unlabelled for p in parts] + [x for d in drawn for sets in d.values() for x in sets])
+    others = {name: s for name, s in scored.items() if name != main}
+    result = shared.result(
+        "comparison", "balanced accuracy", scored[main], 1 / len(names), others, trained, windows.take(rows), seed, said
+    )
+    if len(held):
+        result["windows"]["calibration"] = windows.take(np.unique(held)).intervals()
+    word = np.array(names)
+    return {
+        **result,
+        "protocol": protocol,
+        "methods": table,
+        "pairs": method_scores.pairs(kinds, scored, n_train, n_test, seed),
+        "budget": budget,
+        "split_id": _split_id(trials, parts),
+        "confusion": {"labels": names, "counts": confusion(word[truth], word[guesses[main]], names).tolist()},
+        "folds": [
+            {k: windows.take(r).intervals() for k, r in (("train", p.fit), ("val", p.val), ("test", p.test))}
+            for p in parts
+        ],
+        **({"within_session": True} if protocol == "within-session" else {}),
+        **({"same_people": True} if own_past else {}),
+        **method_scores.curves(kinds, {n: e.curve for n, e in entries.items()}, who, truth, seed),
+        "cost": {
+            name: {"seconds": e.seconds, "decode_ms": e.decode_ms, "trained": e.trained} for name, e in entries.items()
+        },
+    }  # fmt: skip
+
+
+def _split_id(trials: Trials, parts: Sequence[Side]) -> str:
+    """A hash of who was fitted, spared and scored: results with the same one may be put side by side."""
+    keys = [
+        (trials.windows.recordings[r].id, int(a), int(n), str(label))
+        for r, a, n, label in zip(
+            trials.windows.recording, trials.windows.start, trials.windows.samples, trials.windows.label, strict=True
+        )
+    ]
+    described = [[sorted(keys[i] for i in rows) for rows in side] for side in parts]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]

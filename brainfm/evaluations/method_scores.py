@@ -1,0 +1,131 @@
+"""Numbers of a comparison: one row per method, one per pair of methods, one per method and number of shots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from brainfm import statistics
+from brainfm.evaluations import protocol
+from brainfm.evaluations.protocol import Scored
+from brainfm.evaluations.trials import Trials
+from brainfm.metrics import balanced_accuracy, brier, chance_corrected, ece, log_loss, multiclass_auroc
+
+#: Name → its kind ("pretrained", "untrained", "baseline", "control") and adaptation mode.
+Kinds = Mapping[str, tuple[str, str]]
+PERMUTATIONS = 999
+
+
+def scored(people: np.ndarray, truth: np.ndarray, guess: np.ndarray, seed: int) -> Scored:
+    """Balanced accuracy of each person and its mean."""
+    return protocol.scored(balanced_accuracy, people, truth, guess, seed)
+
+
+def of(trials: Trials, rows: np.ndarray, chances: np.ndarray, seed: int) -> dict[str, Any]:
+    """What a method's probabilities score on rows of the trials, as a result file has it.
+
+    Balanced accuracy, chance-corrected accuracy, AUROC, Brier and log loss are means over people; the calibration error
+    is of all windows together, for a person has too few to fill its bins. `p` is one-sided, of true labels permuted
+    within each person.
+
+    Args:
+        rows: `(scored row,)`. chances: `(scored row, class)`. seed: of bootstrap and permutations.
+    """
+    who, truth, guess = trials.people[rows], trials.labels[rows], chances.argmax(axis=1)
+    main, chance = scored(who, truth, guess, seed), 1 / len(trials.classes)
+    own = [who == name for name in main.per_subject]
+    both = [mine for mine in own if len(set(truth[mine].tolist())) > 1]
+    rng = np.random.default_rng(seed)
+    null = [
+        _mean(balanced_accuracy, own, protocol.permuted_within(truth, who, rng), guess) for _ in range(PERMUTATIONS)
+    ]
+    return {
+        **main.entry(),
+        "per_subject": main.per_subject,
+        "kappa": chance_corrected(main.score, chance),
+        "auroc": _mean(multiclass_auroc, both, truth, chances) if both else None,
+        "ece": ece(truth, chances),
+        "brier": _mean(brier, own, truth, chances),
+        "log_loss": _mean(log_loss, own, truth, chances),
+        "p": statistics.permutation_p(main.score, np.array(null)),
+        "worst": list(statistics.worst(main.per_subject)),
+        "groups": {
+            word: statistics.by_group(main.per_subject, group, seed) for word, group in groups_of(trials).items()
+        },
+    }
+
+
+def groups_of(trials: Trials) -> dict[str, dict[str, str]]:
+    """Word → person → group: sex, and age up to or above the median, of people of whom the recordings say it."""
+    about: dict[str, dict[str, Any]] = {}
+    for stored in trials.windows.used:
+        about[stored.person] = stored.provenance.get("participant") or {}
+    sex = {person: str(x["sex"]) for person, x in about.items() if x.get("sex")}
+    ages = {person: _number(next((v for k, v in x.items() if k.startswith("age")), "")) for person, x in about.items()}
+    found = {"sex": sex, "age": statistics.at_median(ages)}
+    return {word: group for word, group in found.items() if len(set(group.values())) > 1}
+
+
+def pairs(kinds: Kinds, scores: Mapping[str, Scored], n_train: int, n_test: int, seed: int) -> list[dict[str, Any]]:
+    """The first method against each other, and each pretrained one against the same network untrained.
+
+    Holm's correction is over all of these pairs. None for one person, of whom nothing is paired.
+    """
+    first = next(iter(kinds))
+    if len(scores[first].per_subject) < 2:
+        return []
+    wanted = [(first, name) for name in kinds if name != first]
+    for name, (kind, adapt) in kinds.items():
+        twins = [b for b, (k, a) in kinds.items() if k == "untrained" and a == adapt]
+        wanted += [(name, b) for b in twins if kind == "pretrained" and (name, b) not in wanted]
+    each = {name: s.per_subject for name, s in scores.items()}
+    found = [{"a": a, "b": b, **statistics.contrast(each[a], each[b], n_train, n_test, seed)} for a, b in wanted]
+    for row, p in zip(found, statistics.holm([row["wilcoxon_p"] for row in found]), strict=True):
+        row["holm_p"] = float(p)
+    return found
+
+
+def curves(
+    kinds: Kinds, guesses: Mapping[str, Mapping[int, Sequence[np.ndarray]]], people: np.ndarray, truth: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """`curve`, `curve_axis` and `effect_of_transfer` of a result; nothing where there were no shots.
+
+    Args:
+        guesses: method → shots → draws of class numbers `(scored row,)`; draws are averaged within people.
+        people, truth: `(scored row,)`.
+    """
+    each = {
+        name: {
+            k: protocol.mean_scored([scored(people, truth, guess, seed) for guess in draws], seed)
+            for k, draws in by_shots.items()
+        }
+        for name, by_shots in guesses.items()
+        if by_shots
+    }
+    if not each:
+        return {}
+    first = next(iter(each))
+    twins = [b for b, (kind, adapt) in kinds.items() if kind == "untrained" and adapt == kinds[first][1] and b in each]
+    effect = {
+        b: statistics.transfer_effect(*({k: s.per_subject for k, s in each[n].items()} for n in (first, b)), seed)
+        for b in twins[:1]
+    }
+    return {
+        "curve": [{"shots": k, "model": name, **s.entry()} for name, by in each.items() for k, s in by.items()],
+        "curve_axis": "labelled trials per class of the new person",
+        **({"effect_of_transfer": rows} if (rows := next(iter(effect.values()), [])) else {}),
+    }
+
+
+def _mean(metric: Any, own: Sequence[np.ndarray], truth: np.ndarray, said: np.ndarray) -> float:
+    return float(np.mean([metric(truth[mine], said[mine]) for mine in own]))
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

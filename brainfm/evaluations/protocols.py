@@ -1,0 +1,230 @@
+"""Protocols by name: who trains, who decides when to stop, and who is scored. Each has one definition, here.
+
+| name | fitted on | scored on |
+|---|---|---|
+| `within-session` | other blocks of time of the same session, a gap away | every block of each session |
+| `cross-session` | the same person's other sessions | each session of each person |
+| `cross-subject` | the training side, and the tested people of the other folds | people that nothing was fitted on |
+| `zero-shot` | the training side alone | people that nothing was fitted on; nothing of theirs may be used |
+| `cross-dataset` | the training side | other datasets |
+| `cross-device` | the training side, less whoever used the device | other caps, arrays or implants |
+| `few-shot` | as `cross-subject`; then k trials per class of the earlier half of each person's own | the later half |
+| `unlabelled-calibration` | as `cross-subject`; then the new person's first seconds without labels | what comes after |
+
+Settings are chosen, and training is stopped, by people (or, within a person, by later time) of the fitted side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from brainfm import splits
+from brainfm.catalog import nearest
+from brainfm.evaluations import few_shot
+from brainfm.evaluations.trials import NO_ROWS, Side, Trials
+from brainfm.shards.read import Windows
+from brainfm.shards.stored import rate
+from brainfm.splits import order
+from brainfm.training.runs import cut_in_time
+
+#: Share of the training people, or of their time where they are fewer than `FEW`, that is spared for validation.
+SPARED, FEW = 0.2, 4
+ACROSS_PEOPLE = ("cross-subject", "zero-shot", "few-shot", "unlabelled-calibration")
+OWN_PAST = ("within-session", "cross-session")
+PROTOCOLS = (*OWN_PAST, *ACROSS_PEOPLE, "cross-dataset", "cross-device")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What of a new person may be looked at without labels, for `unlabelled-calibration`.
+
+    Attributes:
+        seconds: of each person's recording, from its start. label: only windows of this condition, such as rest; all
+            where empty.
+    """
+
+    seconds: float = 30.0
+    label: str = ""
+
+
+def sides(
+    name: str,
+    train: Windows,
+    test: Windows,
+    *,
+    seed: int,
+    folds: int = 0,
+    blocks: int = 5,
+    calibration: Calibration | None = None,
+) -> tuple[Trials, list[Side], Side]:
+    """The trials of a protocol, its sides, and the side that settings are chosen on.
+
+    The side for settings is the first one; across people with folds it is made of the training windows alone, so that
+    no tested person helps to choose.
+
+    Args:
+        name: one of `PROTOCOLS`.
+        train, test: labelled windows. Within a person both are the same recordings, and those of `test` are used.
+        seed: of who is in which fold and who is spared.
+        folds: groups of the tested people, each scored by what is also fitted on the others; -1 leaves one person out;
+            0 fits once. For `cross-subject`, `few-shot` and `unlabelled-calibration`.
+        blocks: of each session, within sessions.
+        calibration: for `unlabelled-calibration`.
+
+    Raises:
+        ValueError: for an unknown name, and where people, sessions, datasets or devices do not allow the protocol.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"no protocol {name!r}; {nearest(name, list(PROTOCOLS))}")
+    if name in OWN_PAST:
+        trials = Trials(test, seed)
+        found = list(_within(trials, blocks) if name == "within-session" else _sessions(trials))
+        return trials, found, found[0]
+    trials = Trials(Windows.join([train, test]), seed)
+    known, asked = np.arange(len(train)), np.arange(len(train), len(trials))
+    if name in ACROSS_PEOPLE:
+        if name == "zero-shot" and folds:
+            raise ValueError(f"zero-shot fits once, on the training side alone; got folds: {folds}: remove it")
+        _apart(trials, "person", known, asked, "split by subject")
+        parts = list(_people(trials, known, asked, folds, seed))
+        first = parts[0] if not folds else Side(*spared(trials, known, seed), NO_ROWS)
+        found = [_reserved(name, trials, part, calibration) for part in parts]
+        return trials, found, first
+    word = "dataset" if name == "cross-dataset" else "device"
+    _apart(trials, word, known, asked, f"choose the sides by {word}")
+    people = trials.people
+    known = known[~np.isin(people[known], np.unique(people[asked]))]
+    if not len(known):
+        raise ValueError(f"everyone who trains is also scored; {name} needs training people of their own")
+    side = Side(*spared(trials, known, seed), asked)
+    return trials, [side], side
+
+
+def spared(trials: Trials, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit and rows for validation: of other people, or later in time where there are few people.
+
+    Raises:
+        ValueError: where neither leaves every class on both sides.
+    """
+    people, labels = trials.people, trials.labels
+    names, classes = order(people[rows].tolist(), seed), set(labels[rows].tolist())
+    held = names[: max(1, round(SPARED * len(names)))]
+    if len(names) >= FEW:
+        out = np.isin(people[rows], held)
+        if set(labels[rows[out]].tolist()) == classes == set(labels[rows[~out]].tolist()):
+            return rows[~out], rows[out]
+    numbered = replace(trials.windows.take(rows), stimulus=rows)  # carries the row numbers through the cut
+    fit, val = (part.stimulus.astype(np.int64) for part in cut_in_time(numbered, SPARED))
+    if not set(labels[fit].tolist()) == classes == set(labels[val].tolist()):
+        raise ValueError(
+            f"{len(names)} training people and {len(rows)} windows leave no validation side with classes "
+            f"{', '.join(trials.classes[c] for c in sorted(classes))}; take more people or longer recordings"
+        )
+    return fit, val
+
+
+def seconds(windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    """`(window,)` start and `(window,)` end in seconds of each window's own recording."""
+    per_s = np.array([rate(r) for r in windows.recordings])[windows.recording]
+    return windows.start / per_s, (windows.start + windows.samples) / per_s
+
+
+def _apart(trials: Trials, word: str, known: np.ndarray, asked: np.ndarray, mend: str) -> None:
+    """Check that no value of a header's word is on both sides."""
+    values = trials.windows.of(word)
+    both = sorted(set(values[known].tolist()) & set(values[asked].tolist()))
+    if both or not len(known) or not len(asked):
+        said = f"{word} {both[0]} is on both sides" if both else "one of the sides has no window"
+        raise ValueError(f"{said}; {mend}")
+
+
+def _people(trials: Trials, known: np.ndarray, asked: np.ndarray, folds: int, seed: int) -> Iterator[Side]:
+    """The tested people at once, or in groups that are each also taught by the others."""
+    if not folds:
+        yield Side(*spared(trials, known, seed), asked)
+        return
+    names = trials.people[asked]
+    for group in splits.groups(names.tolist(), len(set(names.tolist())) if folds == -1 else folds, seed):
+        out = np.isin(names, group)
+        yield Side(*spared(trials, np.concatenate([known, asked[~out]]), seed), asked[out])
+
+
+def _reserved(name: str, trials: Trials, side: Side, calibration: Calibration | None) -> Side:
+    """What of the tested people's windows is set aside for their own adaptation."""
+    if name == "few-shot":
+        own = trials.windows.take(side.test)
+        pool, held = few_shot.halves(own, trials.classes)
+        return side._replace(test=side.test[held], shots=side.test[pool])
+    if name == "unlabelled-calibration":
+        own, given = trials.windows.take(side.test), calibration or Calibration()
+        early = seconds(own)[1] <= given.seconds + 1e-9
+        if given.label:
+            early &= own.label == given.label
+        lacking = sorted(set(trials.people[side.test].tolist()) - set(trials.people[side.test[early]].tolist()))
+        if lacking:
+            raise ValueError(
+                f"{lacking[0]} has no window of {given.label or 'any condition'} in the first {given.seconds:g} s to "
+                "calibrate on; give more `calibration` seconds or another label"
+            )
+        kept = ~early & ~few_shot.sharing(own, early)
+        return side._replace(test=side.test[kept], unlabelled=side.test[early])
+    return side
+
+
+def _within(trials: Trials, blocks: int) -> Iterator[Side]:
+    """Each block of time of each session, taught by the session's other blocks a window and the filters' reach away."""
+    start, stop = seconds(trials.windows)
+    people, session = trials.people, trials.windows.of("session")
+    reach = np.array([r.reach_s for r in trials.windows.recordings])[trials.windows.recording]
+    keys = np.array([f"{a}/{b}" for a, b in zip(people, session, strict=True)])
+    for key in np.unique(keys):
+        rows = np.flatnonzero(keys == key)
+        begin, end = _one_clock(trials.windows, rows, start, stop)
+        gap = float(2 * reach[rows].max())
+        cuts = splits.blocks_of_time(list(zip(begin.tolist(), end.tolist(), strict=True)), blocks, gap)
+        for number, (fit, scored) in enumerate(cuts, 1):
+            yield _own(trials, rows[fit], rows[scored], f"block {number} of {blocks} of {key}")
+
+
+def _one_clock(
+    windows: Windows, rows: np.ndarray, start: np.ndarray, stop: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of a session's rows in seconds, its runs one after the other."""
+    begin, end, offset = start[rows].copy(), stop[rows].copy(), 0.0
+    for r in sorted(np.unique(windows.recording[rows]), key=lambda r: windows.recordings[r].id):
+        own = windows.recording[rows] == r
+        begin[own] += offset
+        end[own] += offset
+        offset += windows.recordings[r].duration
+    return begin, end
+
+
+def _sessions(trials: Trials) -> Iterator[Side]:
+    """Each session of each person, taught by that person's other sessions."""
+    people, session = trials.people, trials.windows.of("session")
+    for person in np.unique(people):
+        rows = np.flatnonzero(people == person)
+        names = np.unique(session[rows])
+        if len(names) < 2:
+            raise ValueError(f"{person} has one session ({names[0]!r}); cross-session needs two or more of each person")
+        for name in names:
+            out = session[rows] == name
+            yield _own(trials, rows[~out], rows[out], f"session {name} of {person}")
+
+
+def _own(trials: Trials, known: np.ndarray, scored: np.ndarray, what: str) -> Side:
+    """A side within one person: the later part of the taught windows decides when to stop.
+
+    Raises:
+        ValueError: where a class that is scored was never taught.
+    """
+    missing = set(trials.labels[scored].tolist()) - set(trials.labels[known].tolist())
+    if missing:
+        raise ValueError(
+            f"{what}: condition {trials.classes[missing.pop()]!r} is not among the windows that it would be fitted on; "
+            "take fewer blocks, or sessions that hold every condition"
+        )
+    return Side(*spared(trials, known, trials.seed), scored)
