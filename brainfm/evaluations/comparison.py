@@ -40,7 +40,7 @@ class Entry:
     """A method of the comparison and what came of it.
 
     Attributes:
-        method: how it decodes. kind: "pretrained", "untrained", "baseline" or "control". adapt: its word, or "".
+        method: how it decodes. kind: "pretrained", "untrained", "baseline" or "control" (majority, permuted labels). adapt: its word, or "".
         trials: what it is given; for the control with labels permuted within each person.
         curved: whether it goes through the shots.
         setting, losses: what was chosen, and the validation losses of all that were tried.
@@ -168,10 +168,10 @@ def _entries(
         for word in untrained:
             name = f"untrained over the tokenizer, {word}"
             found[name] = Entry(adaptation.method(word, over, tuning), "untrained", word, trials)
-    for made in classical.classical(baselines):
-        found[made.name] = Entry(made, "baseline", "", trials)
-    for made in scratch.methods(trials, networks, tuning, seed):
-        found[made.name] = Entry(made, "baseline", "", trials)
+    for made in (*classical.classical(baselines), *scratch.methods(trials, networks, tuning, seed)):
+        if made.name in found:
+            raise ValueError(f"{made.name!r} names two methods of the comparison; leave one out")
+        found[made.name] = Entry(made, "control" if made.name == "majority" else "baseline", "", trials)
     first = next(iter(found.values()))
     permuted = trials.permuted(np.random.default_rng(seed))
     found["permuted labels"] = Entry(adaptation.method(first.adapt, model, tuning), "control", first.adapt, permuted)
@@ -271,7 +271,8 @@ def _result(
         f"validation windows of the training side; what is trained by gradient took at most {budget['steps']} steps of "
         f"{budget['batch_size']} windows. {trials.signals().note}{note}"
     )
-    held = np.concatenate([p.unlabelled for p in parts] + [x for d in drawn for sets in d.values() for x in sets])
+    alone = [p.unlabelled[~np.isin(p.unlabelled, p.taught)] for p in parts]
+    held = np.concatenate(alone + [x for d in drawn for sets in d.values() for x in sets])
     others = {name: s for name, s in scored.items() if name != main}
     result = shared.result(
         "comparison", "balanced accuracy", scored[main], 1 / len(names), others, trained, windows.take(rows), seed, said

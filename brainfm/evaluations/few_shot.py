@@ -201,10 +201,10 @@ def refit(
 ) -> Pipeline:
     """The source's classifier refitted with a new person's trials, which get `share` of the weight.
 
-    Scaling and penalty stay those of the source; the coefficients start from the source's.
+    Scaling and penalty stay those of the source; the coefficients start from the source's, unless a class is new.
     """
     scaler: StandardScaler = fitted[0]
-    classifier = deepcopy(fitted[-1]).set_params(warm_start=True)
+    classifier = deepcopy(fitted[-1]).set_params(warm_start=bool(np.isin(shot_labels, fitted[-1].classes_).all()))
     rows = len(labels) + len(shot_labels)
     weight = np.r_[
         np.full(len(labels), (1 - share) * rows / len(labels)),

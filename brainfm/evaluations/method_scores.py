@@ -52,16 +52,16 @@ def of(trials: Trials, rows: np.ndarray, chances: np.ndarray, seed: int) -> dict
         "p": statistics.permutation_p(main.score, np.array(null)),
         "worst": list(statistics.worst(main.per_subject)),
         "groups": {
-            word: statistics.by_group(main.per_subject, group, seed) for word, group in groups_of(trials).items()
+            word: statistics.by_group(main.per_subject, group, seed) for word, group in groups_of(trials, rows).items()
         },
     }
 
 
-def groups_of(trials: Trials) -> dict[str, dict[str, str]]:
-    """Word → person → group: sex, and age up to or above the median, of people of whom the recordings say it."""
+def groups_of(trials: Trials, rows: np.ndarray) -> dict[str, dict[str, str]]:
+    """Word → person → group: sex, and age up to or above the median, of scored people of whom the recordings say it."""
     about: dict[str, dict[str, Any]] = {}
-    for stored in trials.windows.used:
-        about[stored.person] = stored.provenance.get("participant") or {}
+    for stored in trials.windows.take(rows).used:
+        about[stored.person] = stored.provenance().get("participant") or {}
     sex = {person: str(x["sex"]) for person, x in about.items() if x.get("sex")}
     ages = {person: _number(next((v for k, v in x.items() if k.startswith("age")), "")) for person, x in about.items()}
     found = {"sex": sex, "age": statistics.at_median(ages)}
@@ -109,14 +109,12 @@ def curves(
         return {}
     first = next(iter(each))
     twins = [b for b, (kind, adapt) in kinds.items() if kind == "untrained" and adapt == kinds[first][1] and b in each]
-    effect = {
-        b: statistics.transfer_effect(*({k: s.per_subject for k, s in each[n].items()} for n in (first, b)), seed)
-        for b in twins[:1]
-    }
+    own = {name: {k: s.per_subject for k, s in each[name].items()} for name in (first, *twins[:1])}
+    effect = [statistics.transfer_effect(own[first], own[b], seed) for b in twins[:1]]
     return {
         "curve": [{"shots": k, "model": name, **s.entry()} for name, by in each.items() for k, s in by.items()],
         "curve_axis": "labelled trials per class of the new person",
-        **({"effect_of_transfer": rows} if (rows := next(iter(effect.values()), [])) else {}),
+        **({"effect_of_transfer": rows} if (rows := next(iter(effect), [])) else {}),
     }
 
 

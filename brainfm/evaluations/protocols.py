@@ -41,6 +41,8 @@ PROTOCOLS = (*OWN_PAST, *ACROSS_PEOPLE, "cross-dataset", "cross-device")
 class Calibration:
     """What of a new person may be looked at without labels, for `unlabelled-calibration`.
 
+    Training people are calibrated on the same part of their recordings, so that both are alike.
+
     Attributes:
         seconds: of each person's recording, from its start. label: only windows of this condition, such as rest; all
             where empty.
@@ -159,18 +161,20 @@ def _reserved(name: str, trials: Trials, side: Side, calibration: Calibration | 
         pool, held = few_shot.halves(own, trials.classes)
         return side._replace(test=side.test[held], shots=side.test[pool])
     if name == "unlabelled-calibration":
-        own, given = trials.windows.take(side.test), calibration or Calibration()
-        early = seconds(own)[1] <= given.seconds + 1e-9
+        given = calibration or Calibration()
+        early = seconds(trials.windows)[1] <= given.seconds + 1e-9
         if given.label:
-            early &= own.label == given.label
-        lacking = sorted(set(trials.people[side.test].tolist()) - set(trials.people[side.test[early]].tolist()))
+            early &= trials.windows.label == given.label
+        own, early_own = trials.windows.take(side.test), early[side.test]
+        everyone = np.concatenate([side.taught, side.test])
+        lacking = sorted(set(trials.people[everyone].tolist()) - set(trials.people[everyone[early[everyone]]].tolist()))
         if lacking:
             raise ValueError(
                 f"{lacking[0]} has no window of {given.label or 'any condition'} in the first {given.seconds:g} s to "
                 "calibrate on; give more `calibration` seconds or another label"
             )
-        kept = ~early & ~few_shot.sharing(own, early)
-        return side._replace(test=side.test[kept], unlabelled=side.test[early])
+        kept = ~early_own & ~few_shot.sharing(own, early_own)
+        return side._replace(test=side.test[kept], unlabelled=everyone[early[everyone]])
     return side
 
 

@@ -21,6 +21,8 @@ SIDES = ("train", "test")
 def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, Any]:
     """Run configs/<stage>/<key>.yaml as the wiring says and write data/results/<stage>/<key>.json.
 
+    What it took goes to data/results/cost/<stage>/<key>.json: times differ from run to run, and results must not.
+
     Raises:
         ConfigError: for an unknown key, block or keyword.
         FileNotFoundError: where the model or the shards are not there yet.
@@ -40,6 +42,7 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
     )
     started = time.perf_counter()
     result = module.run(model, train, test, seed=seed, **keywords)
+    cost = {"seconds": time.perf_counter() - started, "methods": result.pop("cost", {})}
     recordings = [w.recordings[r] for w in (train, test) for r in set(w.recording.tolist())]
     result |= {
         "stage": stage, "key": key, "task": settings["title"] or key, "model": wired["model"],
@@ -50,7 +53,8 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
         "checksums": {r.id: r.checksum for r in recordings},
     }  # fmt: skip
     write_result(root / "data/results" / stage / f"{key}.json", result)
-    print(f"{stage} {key}: {time.perf_counter() - started:.0f} s")  # not in the file: equal runs make equal files
+    write_result(root / "data/results/cost" / stage / f"{key}.json", cost)
+    print(f"{stage} {key}: {cost['seconds']:.0f} s")
     return result
 
 

@@ -7,7 +7,7 @@ trials of one new person.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -32,7 +32,8 @@ class Side(NamedTuple):
     Attributes:
         fit: labels train. val: of training people; labels decide when to stop and which setting is best.
         test: scored, by a method that has not seen them.
-        unlabelled: of the tested people; signals may be used, labels may not. Never scored.
+        unlabelled: signals may be used to calibrate a person, labels may not. Never scored; of training people they may
+            also be among `fit`.
         shots: of the tested people; labels may be used by that person's own adaptation. Never scored.
     """
 
@@ -81,6 +82,7 @@ class Trials:
     _signals: Signals | None = field(default=None, repr=False)
     _features: dict[int, tuple[Pretrained, np.ndarray]] = field(default_factory=dict, repr=False)
     _batches: dict[int, tuple[Pretrained, Any]] = field(default_factory=dict, repr=False)
+    _once: dict[Hashable, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         words = self.windows.label.astype(str)
@@ -125,6 +127,12 @@ class Trials:
                 table = Channels.make([f"region {i}" for i in range(len(first))], stored.channels.kind[0])
             self._signals = Signals(values, stored.sfreq, table, note)
         return self._signals
+
+    def once(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `make` gives without looking at labels; made once under this key, and kept."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
 
     def batches(self, model: Pretrained) -> Any:
         """All windows as a dataset of the model's batches; codes of a frozen tokenizer are made once."""

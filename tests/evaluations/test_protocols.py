@@ -82,7 +82,8 @@ def test_calibration_is_early_of_one_condition_and_never_scored(two):
     trials, (part,), _ = sides(
         "unlabelled-calibration", *two, seed=0, calibration=Calibration(seconds=8, label="right")
     )
-    disjoint(trials, part)
+    assert not set(part.test) & set(np.concatenate([part.unlabelled, part.taught]))
+    assert set(trials.people[part.unlabelled]) == set(trials.people)
     assert set(trials.windows.label[part.unlabelled]) == {"right"}
     assert protocols.seconds(trials.windows.take(part.unlabelled))[1].max() <= 8
     with pytest.raises(ValueError, match=r"no window of rest in the first 8 s"):

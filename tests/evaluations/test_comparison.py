@@ -1,0 +1,177 @@
+"""A comparison with small real networks: planted effects are found, shuffled ones not, labels of tests decide nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from brainfm.evaluations import comparison, protocol
+from brainfm.evaluations.tasks import _plain
+from brainfm.shards.read import Windows, open_shards
+from brainfm.shards.write import write_shard
+from brainfm.training.batches import facts_of
+from brainfm.training.checkpoint import Pretrained, build
+from tests.evaluations.people import person
+
+LUNA = {"kind": "models", "name": "luna",
+        "keywords": {"patch": 16, "embed": 16, "heads": 2, "depth": 1, "queries": 2, "mixing": 1}}  # fmt: skip
+FAST = {"steps": 12, "batch_size": 16, "tries": 2, "validations": 2}
+LINEAR = {"adapt": ("probe",), "baselines": ("majority", "log_band_power"), "tries": 2}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("people"), np.random.default_rng(0)
+    for i in range(9):
+        about = {"sex": "FM"[i % 2], "age_years": str(20 + i)}
+        write_shard(folder / f"p{i}.h5", [person(f"p{i}", rng, participant=about)], {})
+    return open_shards(folder)
+
+
+@pytest.fixture(scope="module")
+def luna(people):
+    facts = facts_of(people, 1.0)
+    torch.manual_seed(0)
+    return Pretrained(build(LUNA, facts).eval(), LUNA, facts, {"subjects": {"train": ["sim/p0", "sim/p1"]}})
+
+
+@pytest.fixture(scope="module")
+def sides(people):
+    return people.where(subject=[f"p{i}" for i in range(5)]).trials(0, 1), people.where(
+        subject=[f"p{i}" for i in range(5, 9)]
+    ).trials(0, 1)
+
+
+@pytest.fixture(scope="module")
+def found(luna, sides):
+    """Several methods of every kind across people."""
+    return comparison.run(
+        luna, *sides, seed=0, folds=2, adapt=("probe", "finetune"), untrained=("probe",),
+        baselines=("majority", "log_band_power", "csp_lda"), networks=("eegnet",), **FAST,
+    )  # fmt: skip
+
+
+def of(result, name):
+    (row,) = [m for m in result["methods"] if m["name"] == name]
+    return row
+
+
+def test_planted_difference_is_found_and_every_kind_is_beside_it(found, luna):
+    names = {m["name"]: m["kind"] for m in found["methods"]}
+    assert names == {
+        "probe": "pretrained", "finetune": "pretrained", "untrained probe": "untrained", "majority": "control",
+        "log_band_power": "baseline", "csp_lda": "baseline", "eegnet": "baseline", "permuted labels": "control",
+    }  # fmt: skip
+    assert found["score"] == of(found, "probe")["score"] > 0.6
+    assert of(found, "log_band_power")["score"] > 0.9
+    assert of(found, "csp_lda")["score"] > 0.8
+    assert of(found, "majority")["score"] == found["chance"] == 0.5
+    assert abs(of(found, "permuted labels")["score"] - 0.5) < 0.25
+    assert (found["n_subjects"], found["n_trials"], found["ci_over"]) == (4, 96, "subjects")
+    assert of(found, "log_band_power")["p"] == pytest.approx(0.001)
+    assert of(found, "majority")["p"] > 0.05
+
+
+def test_rows_say_who_how_and_for_how_much(found):
+    for row in found["methods"]:
+        assert set(row["per_subject"]) == {f"sim/p{i}" for i in range(5, 9)}
+        assert row["worst"][1] == min(row["per_subject"].values())
+        assert set(row["groups"]["sex"]) == {"F", "M"}
+        assert row["tried"] == (1 if row["name"] == "majority" else 2)
+        assert 0 <= row["ece"] <= 1
+        assert row["brier"] >= 0
+        assert row["kappa"] == pytest.approx(2 * row["score"] - 1)
+    assert set(found["cost"]) == {m["name"] for m in found["methods"]}
+    assert found["cost"]["finetune"]["trained"] > found["cost"]["probe"]["trained"] > 0
+    assert found["budget"] == {"tries": 2, "steps": 12, "batch_size": 16, "validations": 2, "patience": 3}
+    json.dumps(_plain(found), allow_nan=False)
+
+
+def test_pairs_are_within_people_and_corrected_together(found):
+    asked = {(p["a"], p["b"]) for p in found["pairs"]}
+    assert ("probe", "untrained probe") in asked
+    assert ("probe", "log_band_power") in asked
+    for pair in found["pairs"]:
+        a, b = (of(found, pair[k]) for k in "ab")
+        assert pair["difference"] == pytest.approx(a["score"] - b["score"])
+        assert pair["n"] == 4
+        assert pair["holm_p"] >= pair["wilcoxon_p"]
+
+
+def test_folds_keep_people_apart(found):
+    tested = set()
+    for fold in found["folds"]:
+        who = {side: {key.split("/")[1] for key in fold[side]} for side in ("train", "val", "test")}
+        assert not (who["train"] | who["val"]) & who["test"]
+        tested |= who["test"]
+    assert tested == {"p5", "p6", "p7", "p8"}
+    assert {key.split("/")[1] for key in found["windows"]["train"]} == {"p0", "p1", "p2", "p3", "p4"}
+
+
+def test_at_chance_on_shuffled_labels(luna, sides):
+    both = Windows.join(sides)
+    shuffled = protocol.permuted_within(both.label, both.of("person"), np.random.default_rng(1))
+    both = Windows(both.recordings, both.recording, both.start, both.samples, shuffled, both.stimulus)
+    cut = len(sides[0])
+    parts = both.take(np.arange(cut)), both.take(np.arange(cut, len(both)))
+    found = comparison.run(luna, *parts, seed=0, **LINEAR)
+    assert all(abs(m["score"] - 0.5) < 0.2 for m in found["methods"])
+
+
+def test_test_labels_decide_nothing(luna, sides):
+    """Scores change with the labels of the test people; settings and the split do not."""
+    test = sides[1]
+    swapped = np.where(test.label == "left", "right", "left").astype(object)
+    other = Windows(test.recordings, test.recording, test.start, test.samples, swapped, test.stimulus)
+    one, two = (comparison.run(luna, sides[0], t, seed=0, **LINEAR) for t in (test, other))
+    for a, b in zip(one["methods"], two["methods"], strict=True):
+        assert b["score"] == pytest.approx(1 - a["score"])
+        assert (a["setting"], a["losses"]) == (b["setting"], b["losses"])
+    assert one["split_id"] != two["split_id"]
+
+
+def test_equal_runs_are_equal_but_for_cost(luna, sides):
+    one, two = (comparison.run(luna, *sides, seed=0, **LINEAR) for _ in range(2))
+    assert one.pop("cost") != two.pop("cost")
+    assert json.dumps(_plain(one)) == json.dumps(_plain(two))
+
+
+def test_shots_are_counted_and_never_scored(luna, sides):
+    found = comparison.run(luna, *sides, seed=0, protocol="few-shot", shots=(1, 4, 50), draws=2, **LINEAR)
+    assert {(c["model"], c["shots"]) for c in found["curve"]} == {
+        (n, k) for n in ("probe", "untrained probe", "log_band_power") for k in (0, 1, 4)
+    }
+    assert "[50] are left out" in found["note"]
+    assert [e["shots"] for e in found["effect_of_transfer"]] == [0, 1, 4]
+    at_zero = next(c for c in found["curve"] if (c["model"], c["shots"]) == ("probe", 0))
+    assert at_zero["score"] == pytest.approx(found["score"])
+    for key, spans in found["windows"]["calibration"].items():
+        scored = found["windows"]["test"][key]
+        assert all(b <= c or d <= a for a, b in spans for c, d in scored)
+
+
+def test_a_mirrored_person_is_learnt_from_shots(people, luna):
+    """Test people whose labels are the other way round are below chance at no shot, and above it after some."""
+    train = people.where(subject=[f"p{i}" for i in range(5)]).trials(0, 1)
+    test = people.where(subject=["p5", "p6", "p7"]).trials(0, 1)
+    swapped = np.where(test.label == "left", "right", "left").astype(object)
+    test = Windows(test.recordings, test.recording, test.start, test.samples, swapped, test.stimulus)
+    found = comparison.run(
+        luna, train, test, seed=0, protocol="few-shot", shots=(6,), draws=1, adapt=("probe",), untrained=(),
+        baselines=("log_band_power",), curves=("log_band_power",), tries=1,
+    )  # fmt: skip
+    none, six = (c["score"] for c in found["curve"])
+    assert none < 0.2 < six
+
+
+def test_who_was_pretrained_on_is_refused(people, luna, sides):
+    known = people.where(subject=["p0", "p6"]).trials(0, 1)
+    with pytest.raises(ValueError, match="pretraining saw sim/p0, which cross-subject is to score"):
+        comparison.run(luna, sides[0].take(np.arange(24, 96)), known, seed=0, **LINEAR)
+    with pytest.raises(ValueError, match="go with the protocol few-shot"):
+        comparison.run(luna, *sides, seed=0, shots=(1,), **LINEAR)
+    with pytest.raises(KeyError, match="did you mean 'csp_lda'"):
+        comparison.run(luna, *sides, seed=0, adapt=("probe",), baselines=("csp_ldaa",))
