@@ -69,6 +69,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """A result, its methods with what they took (`seconds`, `decode_ms`, `trained`) where that is known.
+
+    That stands in another file, `data/results/cost/<stage>/<key>.json`, for times differ from run to run.
+    """
+    path = Path(path)
+    result = read_json(path)
+    beside = path.parent.parent / "cost" / path.parent.name / path.name
+    cost = (read_json(beside).get("methods") or {}) if beside.exists() else {}
+    if "methods" in result:
+        result["methods"] = [{**(cost.get(words(m.get("name"))) or {}), **m} for m in dicts(result["methods"])]
+    return result
+
+
 def read_model(folder: Path) -> Model:
     """A model folder as the page needs it."""
     folder = Path(folder)

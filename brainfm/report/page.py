@@ -11,13 +11,17 @@ from plotly.offline import get_plotlyjs
 
 from brainfm.report import (
     audit_table,
+    comparison,
     confusion,
     devices,
     few_shot,
+    identity,
+    in_time,
     learning_curves,
     matrices,
     model_table,
     provenance,
+    ranking,
     scores,
     summary,
     topographies,
@@ -25,7 +29,7 @@ from brainfm.report import (
     usage,
     verdict,
 )  # fmt: skip
-from brainfm.report.inputs import read_json, read_model
+from brainfm.report.inputs import read_json, read_model, read_result
 from brainfm.report.style import BADGE, FONT, GREY, INK, LINE, escape
 
 #: The browser itself refuses every request: only what is written into the file may be used.
@@ -144,11 +148,16 @@ def write_page(
     """
     page = render(
         title,
-        [read_json(path) for path in results],
+        [read_result(path) for path in results],
         [read_model(folder) for folder in models],
         None if audit is None else read_json(audit),
         made_from,
     )
+    return store(out, page)
+
+
+def store(out: Path, page: str) -> Path:
+    """Write a page in one step; its folder is made."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
@@ -158,8 +167,13 @@ def write_page(
 
 
 def render(title: str, results: list, models: list, audit: dict | None, made_from: dict[str, Any]) -> str:
-    """The page as text."""
-    found = [s for s in sections(results, models, audit, made_from) if s[3]]
+    """The report as text."""
+    return document(title, sections(results, models, audit, made_from))
+
+
+def document(title: str, parts: Sequence[tuple[str, str, str, str]]) -> str:
+    """A page as text, of `(id, heading, lead, HTML)` of its sections; those without content are left out."""
+    found = [s for s in parts if s[3]]
     links = " ".join(f'<a href="#{identity}">{escape(name)}</a>' for identity, name, _, _ in found)
     body = "".join(
         f'<section id="{identity}"><h2>{escape(name)}</h2>'
@@ -185,6 +199,7 @@ def sections(
     drawn = {
         "scores": scores.draw(results),
         "few-shot": few_shot.draw(results),
+        "in-time": in_time.draw(results),
         "confusions": confusion.draw(results),
         "traces": traces.draw(results, models),
         "matrices": matrices.draw(results, models),
@@ -199,7 +214,12 @@ def sections(
         ("scores", "Scores with their intervals", "The table above as a picture.", inside["scores"]),
         ("devices", "Together or apart", "The same steps on EEG, on MEG, and on both; unseen devices first.",
          devices.table(results)),
+        ("comparison", "Methods under one protocol", "The same people, windows and tuning budget for every method.",
+         comparison.sections(results)),
+        ("ranking", "Ranking over tasks", "", ranking.section(ranking.collected(results))),
         ("few-shot", "With few labels", "The same task with fewer labelled examples.", inside["few-shot"]),
+        ("in-time", "Decoding over time", "When a class can be told apart, and in which band.", inside["in-time"]),
+        ("identity", "What it really learnt", "What people do, or only who they are.", identity.section(results)),
         ("confusions", "Confusions", "Counts of tested trials; rows are what was true.", inside["confusions"]),
         ("traces", "Traces", "Examples, not averages.", inside["traces"]),
         ("matrices", "Matrices", "What was found beside what was put in, likenesses, attention.", inside["matrices"]),

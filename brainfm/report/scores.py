@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from brainfm.report.inputs import simulated, source, task, words
+from brainfm.report.inputs import dicts, simulated, source, task, words
 from brainfm.report.style import (
     BADGE,
     COLOURS,
@@ -16,8 +16,8 @@ from brainfm.report.style import (
     SYMBOLS,
     bounds,
     finite,
+    kind_of,
     label,
-    method,
     number,
     plot,
     scored,
@@ -31,9 +31,10 @@ ROW_PX, GAP = 19, 1.1
 
 def lines(result: dict[str, Any]) -> list[tuple[str, str, Any, Any]]:
     """`(method, name, score, interval)` of the model and its baselines that have a score, in the legend's order."""
-    found = [("pretrained", "pretrained", result.get("score"), result.get("ci"))]
+    own = next((words(m.get("name")) for m in dicts(result.get("methods"))), "pretrained")
+    found = [("pretrained", own, result.get("score"), result.get("ci"))]
     for name, one in (result.get("baselines") or {}).items():
-        found.append((method(name), name, (one or {}).get("score"), (one or {}).get("ci")))
+        found.append((kind_of(result, name), name, (one or {}).get("score"), (one or {}).get("ci")))
     return sorted((x for x in found if finite(x[2])), key=lambda x: list(COLOURS).index(x[0]))
 
 
@@ -55,7 +56,7 @@ def one(metric: str, results: list[dict[str, Any]], number_of: int) -> str:
         rows = lines(result)
         for i, (kind, name, score, interval) in enumerate(rows):
             dots.setdefault(kind, []).append((y + i, name, score, interval))
-            if kind == "pretrained":
+            if i == 0 and kind == "pretrained":
                 people += [
                     (y + i, v, k) for k, v in (result.get("per_subject") or {}).items() if finite(v) and v >= FLOOR
                 ]
@@ -84,7 +85,9 @@ def one(metric: str, results: list[dict[str, Any]], number_of: int) -> str:
         showgrid=False,
         tickfont={"size": 11},
     )
-    add_names(drawing, [d for kind in ("linear", "other") for d in dots.get(kind, [])])
+    add_names(
+        drawing, [d for k in ("pretrained", "untrained", "linear", "other") for d in dots.get(k, []) if d[1] != k]
+    )
     drawing.update_xaxes(title={"text": label(metric)}, range=reach(results))
     badges = [simulated(r) for r in results]
     kind = "" if not any(badges) else "simulated" if all(badges) else "partly simulated"
@@ -111,7 +114,7 @@ def reach(results: list[dict[str, Any]]) -> list[float]:
 
 
 def add_names(drawing: go.Figure, dots: list[tuple[float, str, Any, Any]]) -> None:
-    """The own name of each linear or other baseline, right of its interval."""
+    """The own name of each method that the legend does not tell, right of its interval."""
     near = [d for d in dots if d[2] >= FLOOR]
     drawing.add_scatter(
         x=[max(d[2], (bounds(d[3]) or (0, d[2]))[1]) for d in near], y=[d[0] for d in near], mode="text",

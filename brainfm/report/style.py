@@ -65,6 +65,12 @@ def method(baseline: str) -> str:
     return next((key for key, words in WORDS if any(word in name for word in words)), "other")
 
 
+def kind_of(result: dict[str, Any], baseline: str) -> str:
+    """The same, by what the result itself says of its methods where it compares several pretrained ones."""
+    said = {m.get("name"): m.get("kind") for m in result.get("methods") or [] if isinstance(m, dict)}
+    return str(said[baseline]) if said.get(baseline) in ("pretrained", "untrained") else method(baseline)
+
+
 def finite(value: Any) -> TypeGuard[float]:
     """True for a number that is neither NaN nor infinite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

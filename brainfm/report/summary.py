@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from brainfm.report.inputs import simulated, task, words
-from brainfm.report.style import COLOURS, METHODS, badge, bounds, escape, finite, method, number
+from brainfm.report.style import COLOURS, METHODS, badge, bounds, escape, finite, kind_of, number
 
 #: Order of the columns of baselines; "other" only where there is one.
 KINDS = ("untrained", "linear", "majority", "permuted", "other")
@@ -22,7 +22,7 @@ def cell(score: Any, interval: Any, name: str = "") -> str:
 
 def baselines(result: dict[str, Any], kind: str) -> str:
     """The table cell of all baselines of a kind."""
-    found = {n: b or {} for n, b in (result.get("baselines") or {}).items() if method(n) == kind}
+    found = {n: b or {} for n, b in (result.get("baselines") or {}).items() if kind_of(result, n) == kind}
     scores = [score for b in found.values() if finite(score := b.get("score"))]
     plain = {kind, METHODS[kind], "permuted labels", "majority"}
     inside = "".join(
@@ -70,7 +70,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """The table as HTML; nothing without results."""
     if not results:
         return ""
-    present = {method(name) for result in results for name in result.get("baselines") or {}}
+    present = {kind_of(result, name) for result in results for name in result.get("baselines") or {}}
     kinds = [kind for kind in KINDS if kind != "other" or kind in present]
     heads = [
         "Task and score",

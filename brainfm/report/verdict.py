@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from brainfm.report.inputs import simulated, source, task, words
-from brainfm.report.style import METHODS, badge, bounds, escape, finite, method, number, scored
+from brainfm.report.inputs import dicts, simulated, source, task, words
+from brainfm.report.style import METHODS, badge, bounds, escape, finite, kind_of, method, number, scored
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no clear difference", "cannot be judged"
 
@@ -20,8 +20,17 @@ def compare(score: Any, interval: Any, other: Any, other_interval: Any) -> str:
     return BETTER if mine[0] > theirs[1] else WORSE if mine[1] < theirs[0] else SAME
 
 
+def paired(result: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The paired comparison of a result's own method with the baseline `name`; None where there is none."""
+    own = next((m.get("name") for m in dicts(result.get("methods"))), None)
+    return next((p for p in dicts(result.get("pairs")) if own and (p.get("a"), p.get("b")) == (own, name)), None)
+
+
 def against(result: dict[str, Any], name: str) -> str:
-    """How the pretrained model of a result compares with the baseline `name`."""
+    """How the pretrained model of a result compares with the baseline `name`: by a paired test where there is one."""
+    pair = paired(result, name)
+    if pair and finite(pair.get("holm_p")) and finite(pair.get("difference")):
+        return SAME if pair["holm_p"] > 0.05 else BETTER if pair["difference"] > 0 else WORSE
     baseline = result["baselines"][name] or {}
     return compare(result.get("score"), result.get("ci"), baseline.get("score"), baseline.get("ci"))
 
@@ -65,13 +74,23 @@ def sentence(result: dict[str, Any]) -> str:
         UNKNOWN: "It cannot be judged against the {}, because a score or an interval is missing",
     }
     for kind in ("untrained", "linear", "other"):
-        of_kind = [name for name in baselines if method(name) == kind]
+        of_kind = [name for name in baselines if kind_of(result, name) == kind]
         for name in of_kind:
             one = baselines[name] or {}
-            told += f" {opening[against(result, name)].format(named(name))}, {scored(one.get('score'), one.get('ci'))}."
+            told += f" {opening[against(result, name)].format(named(name))}, {scored(one.get('score'), one.get('ci'))}"
+            told += f"{difference(result, name)}."
         if not of_kind and kind != "other":
             told += f" No {METHODS[kind]} was scored."
     return told + suspicion(result)
+
+
+def difference(result: dict[str, Any], name: str) -> str:
+    """The paired difference from a baseline and its p, in brackets; nothing where there is none."""
+    pair = paired(result, name)
+    if not pair or not finite(pair.get("difference")):
+        return ""
+    p = f", Holm p {pair['holm_p']:.3f}" if finite(pair.get("holm_p")) else ""
+    return f" (paired difference {scored(pair['difference'], pair.get('ci'))}{p})"
 
 
 def suspicion(result: dict[str, Any]) -> str:
@@ -85,7 +104,7 @@ def suspicion(result: dict[str, Any]) -> str:
 
 def tally(results: Sequence[dict[str, Any]], kind: str) -> str:
     """How often the pretrained model is better, equal or worse than the baselines of a kind."""
-    found = Counter(against(r, n) for r in results for n in r.get("baselines") or {} if method(n) == kind)
+    found = Counter(against(r, n) for r in results for n in r.get("baselines") or {} if kind_of(r, n) == kind)
     if not found:
         return f"No {METHODS[kind]} was scored."
     total = sum(found.values())
@@ -125,6 +144,7 @@ def paragraph(results: Sequence[dict[str, Any]], audit: dict[str, Any] | None) -
         )
     reading = (
         "Numbers in brackets are 95 % intervals. “Beats” and “does worse” are said only where two intervals lie wholly "
-        "apart; where they overlap there is “no clear difference”, which is not proof that two methods are equal."
+        "apart or, for methods that were paired within people, where Holm’s p is 0.05 or less; else there is “no clear "
+        "difference”, which is not proof that two methods are equal."
     )
     return f'<p>{escape(" ".join(parts))}</p><ul class="verdicts">{"".join(rows)}</ul><p class="note">{reading}</p>'

@@ -60,6 +60,56 @@ def few_shot(rng: np.random.Generator, top: float) -> list[dict]:
     return found
 
 
+#: Methods of a comparison: name → kind, adaptation mode, score.
+METHODS = {
+    "probe": ("pretrained", "probe", 0.72), "lora": ("pretrained", "lora", 0.78),
+    "untrained probe": ("untrained", "probe", 0.6), "CSP + LDA": ("baseline", "", 0.74),
+    "EEGNet": ("baseline", "", 0.7), "majority": ("control", "", 0.5), "permuted labels": ("control", "probe", 0.51),
+}  # fmt: skip
+
+
+def compared(
+    rng: np.random.Generator, key: str = "compared", people: int = 8, methods: dict = METHODS, **more: Any
+) -> dict:
+    """The result of the evaluation `comparison`."""
+    who = [f"test_data_eeg/s{i:02d}" for i in range(people)]
+    rows = []
+    for name, (kind, adapt, score) in methods.items():
+        each = dict(zip(who, np.round(rng.normal(score, 0.05, people), 4).tolist(), strict=True))
+        mean, worst = float(np.mean(list(each.values()))), min(each, key=lambda p: each[p])
+        groups = {"F": {**interval(mean, 0.06), "n": 5}, "M": {"score": mean, "ci": None, "n": 3}}
+        rows.append(
+            {"name": name, "kind": kind, "adapt": adapt, **interval(mean, 0.04), "per_subject": each,
+             "auroc": mean + 0.05, "kappa": 2 * mean - 1, "ece": 0.08, "brier": 0.4, "log_loss": 0.6, "p": 0.001,
+             "worst": [worst, each[worst]],
+             "groups": {"sex": groups, "age": {"up to 30": mean}}, "setting": {"penalty": 0.1}, "tried": 3,
+             "losses": [0.7, 0.6, 0.65]}
+        )  # fmt: skip
+    first = rows[0]
+    pairs = [
+        {"a": first["name"], "b": r["name"], "difference": first["score"] - r["score"], "ci": [-0.05, 0.1],
+         "wilcoxon_p": 0.02, "holm_p": 0.04 if r["kind"] == "control" else 0.3, "t_p": 0.03, "dz": 0.7,
+         "rank_biserial": 0.5, "n": people}
+        for r in rows[1:]
+    ]  # fmt: skip
+    curve = [
+        {"shots": k, "model": r["name"], **interval(r["score"] - 0.1 / (1 + k), 0.03)}
+        for r in rows[:5]
+        for k in (0, 1, 5)
+    ]
+    return {
+        "stage": "transfer", "key": key, "task": f"task of {key}", "dataset": "test_data_eeg", "model": "luna_small",
+        "evaluation": "comparison", "protocol": "cross-subject", "simulated": True, "seed": 3,
+        "metric": "balanced accuracy", "score": first["score"], "ci": first["ci"], "ci_over": "subjects",
+        "n_subjects": people, "n_trials": 40 * people, "chance": 0.5,
+        "baselines": {r["name"]: {"score": r["score"], "ci": r["ci"]} for r in rows[1:]},
+        "per_subject": first["per_subject"], "methods": rows, "pairs": pairs, "curve": curve,
+        "split_id": "0123456789abcdef",
+        "confusion": {"labels": ["left", "right"], "counts": [[50, 20], [10, 60]]},
+        "budget": {"tries": 3, "steps": 100, "batch_size": 16, "validations": 5, "patience": 3}, **more,
+    }  # fmt: skip
+
+
 def connectivity(rng: np.random.Generator, n: int = 12) -> list[dict]:
     names = [f"region {i}" for i in range(n)]
     true = (rng.random((n, n)) < 0.2) * rng.normal(0, 1, (n, n))
