@@ -12,16 +12,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
 
 from brainfm import catalog
+from brainfm.evaluations import adaptation
+from brainfm.evaluations.adaptation import ADAPT as ADAPT
+from brainfm.evaluations.probing import FittedProbe
+from brainfm.evaluations.trials import NO_ROWS, Side
+from brainfm.given import SOMEBODY, Given, check_names, described, labels_of
+from brainfm.given import arrays as arrays
 from brainfm.metrics import balanced_accuracy
-from brainfm.objectives.supervised import Supervised
 from brainfm.shards.read import Windows
 from brainfm.shards.read import open_shards as open_shards
 from brainfm.training import checkpoint, hub
@@ -33,7 +39,8 @@ if TYPE_CHECKING:
 
     from brainfm.recording import Channels
 
-ADAPT = ("probe", "finetune")
+#: Whose trials an array's are after `Decoder.calibrate` or `Decoder.adapted` on an array.
+NEW = "new"
 
 
 def load(folder: str | Path) -> Pretrained:
@@ -65,7 +72,7 @@ def list_datasets() -> list[str]:
 
 
 class Decoder:
-    """Decode conditions from windows of a recording, with a pretrained encoder under a small readout.
+    """Decode conditions from windows of a recording, with a pretrained encoder that is adapted to them.
 
     Follows scikit-learn: `fit`, `predict`, `predict_proba`, `score`, fitted attributes end in an underscore.
 
@@ -74,115 +81,200 @@ class Decoder:
     0.81
 
     Args:
-        encoder: a loaded model or its folder.
-        adapt: "probe" leaves the network as it is and fits a logistic readout; "finetune" trains all weights with it.
-        seed: of folds, weights and steps.
-        steps: optimiser steps of fine-tuning. learning_rate: its peak.
+        encoder: a loaded model or its folder; not changed.
+        adapt: a word of `ADAPT`, see `evaluations/adaptation.py`: "probe" leaves the network as it is and fits a
+            logistic readout, "finetune" trains all weights with one.
+        seed: of folds, weights, steps, and of who is spared.
+        steps: optimiser steps at most, of a word that trains by gradient. learning_rate: its peak; the word's own if
+            None.
 
     Attributes:
-        classes_: `(class,)` conditions, sorted.
+        classes_: `(class,)` conditions as they were given, sorted.
         channels_: names of the channels that it was fitted on; none where it was fitted on several montages.
         samples_: length of a window in samples of the encoder's rate.
+        encoder_: the network as adapted, in the layout of its model.
+        fitted_: what `evaluations/adaptation.py` made of it.
+        notes_: sentences on what was decided: what was resampled, and which trials say when to stop.
     """
+
+    classes_: np.ndarray
+    channels_: list[str]
+    samples_: int
+    encoder_: Pretrained
+    fitted_: Any
+    notes_: list[str]
 
     def __init__(
         self, encoder: Pretrained | str | Path, adapt: str = "probe", seed: int = 0, steps: int = 100,
-        learning_rate: float = 3e-4,
+        learning_rate: float | None = None,
     ) -> None:  # fmt: skip
-        if adapt not in ADAPT:
-            raise ValueError(f"adapt={adapt!r} is not known; {catalog.nearest(adapt, list(ADAPT))}")
+        adaptation.check(adapt)
         self.encoder = encoder if isinstance(encoder, Pretrained) else load(encoder)
         self.adapt, self.seed, self.steps, self.learning_rate = adapt, seed, steps, learning_rate
-        self._head: Supervised | dict[str, torch.Tensor]
+        self._somebody = SOMEBODY
 
     def fit(
-        self, X: Windows | mne.BaseEpochs | np.ndarray, y: Sequence[str] | None = None, *,
+        self, X: Windows | mne.BaseEpochs | np.ndarray, y: Sequence[Any] | np.ndarray | None = None, *,
         channels: Sequence[str] | Channels | None = None, sfreq: float | None = None,
+        people: Sequence[str] | None = None,
     ) -> Decoder:  # fmt: skip
         """Fit to labelled trials.
 
+        What trains by gradient stops early by trials that are spared: of a fifth of the people where there are four or
+        more, else the last fifth of each person's trials of each class; where a class has too few, all train and all
+        steps are taken. `notes_` says which.
+
         Args:
-            X: windows of shards (`corpus.trials(...)`), `mne.Epochs`, or `(trial, channel, time)` in SI units.
-            y: conditions; taken from the windows or the epochs if not given.
+            X: windows of shards (`corpus.trials(...)`), `mne.Epochs`, or `(trial, channel, time)` in SI units. Arrays
+                and epochs of another rate than the encoder's are resampled.
+            y: conditions, words or whole numbers; taken from the windows or the epochs if not given.
             channels: for an array: channel names as the 10-20 system writes them, or a channel table.
             sfreq: for an array: samples per second.
+            people: whose each trial is; windows know it themselves, others are taken for one person's.
 
         Raises:
-            ValueError: where labels are missing, of one class, or an array lacks `channels` or `sfreq`.
+            ValueError: where labels are missing, of two types or of one class, an array lacks `channels` or `sfreq`, or
+                the word cannot be applied (one person for "erase_subject", no linear layer for "lora").
         """
-        labels = np.asarray(_labels(X) if y is None else y).astype(str)
+        labels = labels_of(X, y)
         trials = self._trials(X, channels, sfreq)
-        if len(labels) != len(trials):
-            raise ValueError(f"got {len(labels)} labels for {len(trials)} trials; expected one each")
-        self.classes_ = np.unique(labels)
-        if len(self.classes_) < 2:
-            raise ValueError(f"all trials have the label {self.classes_.tolist()}; a decoder needs two classes or more")
-        self.channels_, self.samples_ = _described(trials)
-        if self.adapt == "finetune":
-            self.encoder, self._head = self._finetune(trials, np.searchsorted(self.classes_, labels))
-        else:
-            from brainfm.evaluations.protocol import fit_linear
-
-            people = trials.windows.of("person") if isinstance(trials, WindowDataset) else np.full(len(labels), "one")
-            fitted = fit_linear(self.encoder.pooled(trials), labels, people, self.seed)
-            scale, linear = fitted[0], fitted[-1]
-            parts = {"mean": scale.mean_, "scale": scale.scale_, "weight": linear.coef_, "bias": linear.intercept_}
-            self._head = {k: torch.tensor(v, dtype=torch.float64) for k, v in parts.items()}
+        labels_of(X, labels, len(trials))
+        classes = np.unique(labels)
+        if len(classes) < 2:
+            raise ValueError(
+                f"all trials have the label {classes.tolist()}; a decoder needs two classes or more, and there "
+                f"{'is one trial' if len(labels) == 1 else f'are {len(labels)} trials'} of one"
+            )
+        names, samples = described(trials)
+        who = self._people(X, people, len(trials), SOMEBODY)
+        given = Given(trials, who, np.searchsorted(classes, labels), classes.tolist())
+        self.notes_ = self._resampled(X, sfreq)
+        method = adaptation.method(self.adapt, self.encoder, self._tuning())
+        setting: dict[str, float | None] = {"inverse_penalty": None}
+        side = Side(np.arange(len(given)), NO_ROWS, NO_ROWS)
+        if self.adapt in adaptation.TRAINED:
+            fit, val, said = given.spared(self.seed)
+            side = Side(fit, val, NO_ROWS)
+            self.notes_.append(said)
+            rate = self.learning_rate
+            setting = {"learning_rate": method.settings[0]["learning_rate"] if rate is None else rate}
+        self._keep(method.fit(given, side, setting, self.seed))
+        self.classes_, self.samples_ = classes, samples
+        shared = self.adapt in adaptation.SHARED_MONTAGE
+        self.channels_ = names or (list(given.signals().channels.name) if shared else [])
+        if self.adapt in ("finetune", "lora"):
+            tuned = {"adapt": self.adapt, "trials": len(labels), "spared": len(side.val), "steps": self.steps}
+            self.encoder_.card |= given.seen(self.encoder.card) | {"finetuned": {**tuned, "classes": classes.tolist()}}
+        alone = sorted(set(who.tolist()))
+        self._somebody = alone[0] if len(alone) == 1 else SOMEBODY
         return self
+
+    def calibrate(
+        self, X: Windows | mne.BaseEpochs | mne.io.BaseRaw | np.ndarray, *,
+        channels: Sequence[str] | Channels | None = None, sfreq: float | None = None,
+        people: Sequence[str] | None = None,
+    ) -> Decoder:  # fmt: skip
+        """Look at trials of a new person without labels, such as rest: for "euclidean", "riemannian", "statistics".
+
+        Arrays without `people` are taken for one new person's, and so are those that are predicted afterwards. Without
+        this, trials of people that it was not fitted on are aligned by themselves, all that are predicted together.
+
+        Args:
+            X, channels, sfreq, people: as in `fit`; an `mne.io.Raw` is cut into windows of the fitted length.
+
+        Raises:
+            ValueError: for a word that uses no unlabelled trials, or a decoder that was not fitted.
+        """
+        if self.adapt not in adaptation.ALIGNED:
+            raise ValueError(
+                f"adapt={self.adapt!r} uses no trials without labels; those that do: {', '.join(adaptation.ALIGNED)}"
+            )
+        given = self._asked(X, channels, sfreq, people, NEW)
+        self.fitted_ = replace(self.fitted_, view=self.fitted_.view.knowing(given))
+        if people is None and not isinstance(X, Windows):
+            self._somebody = NEW
+        return self
+
+    def adapted(
+        self, X: Windows | mne.BaseEpochs | np.ndarray, y: Sequence[Any] | np.ndarray | None = None, *,
+        channels: Sequence[str] | Channels | None = None, sfreq: float | None = None,
+    ) -> Decoder:  # fmt: skip
+        """A decoder that has also learnt a few labelled trials of one new person; this one is not changed.
+
+        A probe is fitted again with half of the weight on them, a network takes a few small steps, and with
+        "subject_layer" the person gets an input layer, which alone is trained. Arguments as in `fit`.
+
+        Raises:
+            ValueError: for a condition that it was not fitted on, trials of several people, or a probe that was loaded.
+        """
+        other = copy(self)
+        labels = labels_of(X, y)
+        if self.adapt in adaptation.ALIGNED and self._somebody != NEW:
+            other.calibrate(X, channels=channels, sfreq=sfreq)
+        given = other._asked(X, channels, sfreq, None, NEW)
+        labels_of(X, labels, len(given))
+        strange = sorted(set(labels.tolist()) - set(self.classes_.tolist()))
+        if strange:
+            raise ValueError(f"conditions {strange} are none of {self.classes_.tolist()}; fit again with them")
+        if len(set(given.people.tolist())) > 1:
+            raise ValueError(f"trials of {len(set(given.people.tolist()))} people; adapt to one at a time")
+        given.labels = np.searchsorted(self.classes_, labels)
+        other._keep(other.fitted_.on(given).adapted(np.arange(len(given)), self.seed))
+        other._somebody = NEW if not isinstance(X, Windows) else self._somebody
+        return other
 
     def predict_proba(
         self, X: Windows | mne.BaseEpochs | mne.io.BaseRaw | np.ndarray, *,
         channels: Sequence[str] | Channels | None = None, sfreq: float | None = None,
+        people: Sequence[str] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """`(trial, class)` probabilities; an `mne.io.Raw` is cut into windows of the fitted length.
 
         Raises:
             ValueError: where channels that it was fitted on are missing, or it was not fitted.
         """
-        if not hasattr(self, "classes_"):
-            raise ValueError("this Decoder is not fitted; call fit first")
-        trials = self._trials(X, channels, sfreq, fitted=True)
-        features = torch.tensor(self.encoder.pooled(trials))
-        if isinstance(self._head, Supervised):
-            with torch.inference_mode():
-                return self._head.readout(features).softmax(1).numpy()
-        z = (features.double() - self._head["mean"]) / self._head["scale"]
-        logits = z @ self._head["weight"].T + self._head["bias"]
-        if logits.shape[1] == 1:
-            logits = torch.cat((-logits, logits), dim=1) / 2
-        return logits.softmax(1).numpy()
+        given = self._asked(X, channels, sfreq, people, self._somebody)
+        return self.fitted_.on(given).predict_proba(np.arange(len(given)))
 
     def predict(
         self, X: Windows | mne.BaseEpochs | mne.io.BaseRaw | np.ndarray, *,
         channels: Sequence[str] | Channels | None = None, sfreq: float | None = None,
+        people: Sequence[str] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """`(trial,)` conditions; arguments and errors as in `predict_proba`."""
-        chances = self.predict_proba(X, channels=channels, sfreq=sfreq)
+        chances = self.predict_proba(X, channels=channels, sfreq=sfreq, people=people)
         return self.classes_[chances.argmax(1)]
 
     def score(
-        self, X: Windows | mne.BaseEpochs | np.ndarray, y: Sequence[str] | None = None, *,
+        self, X: Windows | mne.BaseEpochs | np.ndarray, y: Sequence[Any] | np.ndarray | None = None, *,
         channels: Sequence[str] | Channels | None = None, sfreq: float | None = None,
+        people: Sequence[str] | None = None,
     ) -> float:  # fmt: skip
-        """Balanced accuracy; arguments as in `fit`."""
-        labels = np.asarray(_labels(X) if y is None else y).astype(str)
-        return float(balanced_accuracy(labels, self.predict(X, channels=channels, sfreq=sfreq)))
+        """Balanced accuracy; a class that it was not fitted on counts as missed. Arguments as in `fit`."""
+        predicted = self.predict(X, channels=channels, sfreq=sfreq, people=people)
+        labels = labels_of(X, y, len(predicted))
+        if labels.dtype.kind != self.classes_.dtype.kind:
+            raise ValueError(
+                f"labels such as {labels.tolist()[0]!r} for a decoder of {self.classes_.tolist()}; give them as in fit"
+            )
+        return float(balanced_accuracy(labels, predicted))
 
     def save(self, folder: str | Path) -> Path:
-        """Write encoder and readout to a folder, in one step."""
+        """Write the adapted encoder and what belongs to it to a folder, in one step."""
+        if not hasattr(self, "fitted_"):
+            raise ValueError("this Decoder is not fitted; call fit first")
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        self.encoder.save(part / "encoder")
-        supervised = isinstance(self._head, Supervised)
-        weights = self._head.state_dict() if isinstance(self._head, Supervised) else self._head
-        save_file({k: v.contiguous() for k, v in weights.items()}, part / "readout.safetensors")
-        described = {
+        kept = adaptation.saved(self.fitted_)
+        self.encoder_.save(part / "encoder")
+        save_file({k: v.contiguous() for k, v in kept.arrays.items()}, part / "readout.safetensors")
+        words = {
             "adapt": self.adapt, "seed": self.seed, "steps": self.steps, "learning_rate": self.learning_rate,
             "classes": self.classes_.tolist(), "channels": self.channels_, "samples": self.samples_,
-            "supervised": supervised,
+            "somebody": self._somebody, "notes": self.notes_, "fitted": kept.described,
         }  # fmt: skip
-        (part / "decoder.json").write_text(json.dumps(described, indent=1) + "\n")
+        (part / "decoder.json").write_text(json.dumps(words, indent=1) + "\n")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(part, folder)
@@ -190,44 +282,67 @@ class Decoder:
 
     @classmethod
     def load(cls, folder: str | Path) -> Decoder:
-        """Load a saved decoder.
+        """Load a saved decoder; its `encoder` is the adapted one.
 
         Raises:
             FileNotFoundError: where there is none, or a file of it is missing.
-            CheckpointError: where a file is damaged.
+            CheckpointError: where a file is damaged, or of an earlier version.
         """
         folder = Path(folder)
         for name in ("decoder.json", "readout.safetensors"):
             if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder} holds no decoder ({name} is missing); make one with Decoder.save")
-        described = checkpoint.read_json(folder / "decoder.json")
-        keep = {k: described[k] for k in ("adapt", "seed", "steps", "learning_rate")}
-        decoder = cls(folder / "encoder", **keep)
-        decoder.classes_ = np.array(described["classes"])
-        decoder.channels_, decoder.samples_ = described["channels"], described["samples"]
-        weights = checkpoint.read_weights(folder / "readout.safetensors")
-        if described["supervised"]:
-            decoder._head = Supervised(weights["readout.head.weight"].shape[1], len(decoder.classes_)).eval()
-            checkpoint.fit(decoder._head, weights, str(folder / "readout.safetensors"))
-        else:
-            decoder._head = weights
+        words = checkpoint.read_json(folder / "decoder.json")
+        if "fitted" not in words:
+            raise checkpoint.CheckpointError(f"{folder} is of an earlier version of brainfm; fit and save it again")
+        decoder = cls(folder / "encoder", **{k: words[k] for k in ("adapt", "seed", "steps", "learning_rate")})
+        decoder.encoder_ = decoder.encoder
+        decoder.classes_, decoder.notes_ = np.array(words["classes"]), words["notes"]
+        decoder.channels_, decoder.samples_ = words["channels"], words["samples"]
+        decoder._somebody = words["somebody"]
+        path = folder / "readout.safetensors"
+        kept = adaptation.Saved(decoder.encoder, checkpoint.read_weights(path), words["fitted"])
+        decoder.fitted_ = adaptation.restored(decoder.adapt, kept, Given.nothing(), str(path))
         return decoder
 
-    def _finetune(self, trials: WindowDataset | ArrayDataset, labels: np.ndarray) -> tuple[Pretrained, Supervised]:
-        """Train a copy of the network with a linear head; no trial is spared to stop early."""
-        from brainfm.training.finetuning import Labelled, Tuning, finetune
+    def _asked(
+        self, X: Any, channels: Sequence[str] | Channels | None, sfreq: float | None, people: Sequence[str] | None,
+        somebody: str,
+    ) -> Given:  # fmt: skip
+        """Trials without labels, for a decoder that is fitted."""
+        if not hasattr(self, "fitted_"):
+            raise ValueError("this Decoder is not fitted; call fit first")
+        trials = self._trials(X, channels, sfreq, fitted=True)
+        who = self._people(X, people, len(trials), somebody)
+        return Given(trials, who, np.full(len(trials), -1), self.classes_.tolist(), self.channels_)
 
-        tuned = self.encoder.copy()
-        with torch.inference_mode(), checkpoint.evaluating(tuned.model):
-            width = tuned.model.encode(trials.__getitems__([0])).pooled.shape[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            head = Supervised(width, len(self.classes_))
-        tuning = Tuning(self.steps, min(32, len(labels)), self.learning_rate)
-        finetune(tuned.model, head, Labelled(trials, np.arange(len(labels)), labels), None, tuning, self.seed)
-        tuned.model.eval()
-        tuned.card["finetuned"] = {"trials": len(labels), "steps": self.steps, "classes": self.classes_.tolist()}
-        return tuned, head.eval()
+    def _keep(self, fitted: adaptation.AnyFitted) -> None:
+        """Keep what was fitted as a saved one is kept, so that no trial stays in memory but a probe's encodings."""
+        kept = adaptation.saved(fitted)
+        self.encoder_ = kept.encoder
+        self.fitted_ = adaptation.restored(self.adapt, kept, Given.nothing(), "the fitted decoder")
+        if isinstance(fitted, FittedProbe):
+            self.fitted_ = replace(self.fitted_, source=fitted.source)
+
+    def _people(self, X: Any, people: Sequence[str] | None, trials: int, somebody: str) -> np.ndarray:
+        """`(trial,)` whose each is."""
+        if people is None:
+            return X.of("person") if isinstance(X, Windows) else np.full(trials, somebody)
+        if len(people) != trials:
+            raise ValueError(f"got {len(people)} names of people for {trials} trials; expected one each")
+        return np.asarray(people).astype(str)
+
+    def _tuning(self) -> adaptation.Tuning:
+        return replace(adaptation.TUNING, steps=self.steps, validations=min(adaptation.TUNING.validations, self.steps))
+
+    def _resampled(self, X: Any, sfreq: float | None) -> list[str]:
+        """A sentence where trials were resampled."""
+        own = float(X.info["sfreq"]) if hasattr(X, "info") else sfreq
+        rate = self.encoder.facts.sfreq
+        if own is None or isinstance(X, Windows) or own == rate:
+            return []
+        above = f"; they hold nothing above {own / 2:g} Hz" if own < rate else ""
+        return [f"Trials of {own:g} Hz were resampled to the {rate:g} Hz that the encoder reads{above}."]
 
     def _trials(
         self, X: Any, channels: Sequence[str] | Channels | None, sfreq: float | None, fitted: bool = False
@@ -243,77 +358,10 @@ class Decoder:
             return WindowDataset(X, self.encoder.batcher())
         signal, table, sfreq = arrays(X, channels, sfreq, self.samples_ if fitted else None, self.encoder.facts.sfreq)
         if fitted and self.channels_:
-            missing = [n for n in self.channels_ if n not in table.name]
-            if missing:
-                raise ValueError(
-                    f"{len(missing)} channels are missing: {', '.join(missing[:8])}; the decoder was fitted on "
-                    f"{', '.join(self.channels_)}. Rename the recording's channels or fit again without them"
-                )
+            check_names(table, self.channels_)
             rows = [table.name.index(n) for n in self.channels_]
             signal, table = signal[:, rows], table.pick(rows)
         return ArrayDataset(signal, table, sfreq, self.encoder.batcher())
-
-
-def _labels(X: Any) -> np.ndarray:
-    if isinstance(X, Windows):
-        return X.label
-    if hasattr(X, "events") and hasattr(X, "event_id"):
-        names = {code: name for name, code in X.event_id.items()}
-        return np.array([names[code] for code in X.events[:, 2]])
-    raise ValueError("an array has no labels; give y, one condition per trial")
-
-
-def _described(trials: WindowDataset | ArrayDataset) -> tuple[list[str], int]:
-    """Names of the channels (none for shards of several montages) and samples of a window."""
-    if isinstance(trials, ArrayDataset):
-        return list(trials.channels.name), trials.signal.shape[-1]
-    tables = {tuple(r.channels.name) for r in trials.windows.recordings}
-    return (list(tables.pop()) if len(tables) == 1 else []), int(trials.windows.samples.max())
-
-
-def arrays(
-    X: Any, channels: Sequence[str] | Channels | None, sfreq: float | None, samples: int | None, rate: float
-) -> tuple[np.ndarray, Channels, float]:
-    """An array, `mne.Epochs` or `mne.io.Raw` → `(trial, channel, time)` in SI units at `rate` Hz, and its channels.
-
-    Args:
-        X: the data. channels, sfreq: for an array. samples: window length at `rate`, for a Raw. rate: the encoder's.
-
-    Raises:
-        ValueError: where something that is needed is not given.
-    """
-    from brainfm.modalities import electrodes, filters
-    from brainfm.recording import Channels
-
-    if hasattr(X, "info"):
-        table, picks, _ = electrodes.from_info(X.info)
-        data, sfreq = X.get_data(picks=picks), float(X.info["sfreq"])
-    elif isinstance(X, np.ndarray):
-        if channels is None or sfreq is None:
-            raise ValueError("an array needs `channels` (names) and `sfreq` (Hz); an mne.Epochs carries both")
-        table = channels if isinstance(channels, Channels) else electrodes.named(list(channels))
-        data = X
-    else:
-        raise ValueError(f"got a {type(X).__name__}; expected windows of shards, mne.Epochs, mne.io.Raw or an array")
-    if data.shape[-2] != len(table):
-        raise ValueError(f"got data of shape {data.shape} for {len(table)} channels; expected (trial, channel, time)")
-    broken = [table.name[i] for i in range(len(table)) if not np.isfinite(data[..., i, :]).all()]
-    if broken:
-        named = ", ".join(broken[:5])
-        raise ValueError(f"values that are not finite in {len(broken)} channels ({named}); interpolate or drop them")
-    ratio = filters.rational(rate, sfreq)
-    flat = data.reshape(-1, data.shape[-1])
-    data = filters.resample(flat, ratio).reshape(*data.shape[:-1], -1)
-    if data.ndim == 2:
-        if samples is None:
-            raise ValueError("a continuous recording has no trials to fit; cut it with mne.Epochs")
-        if data.shape[1] < samples:
-            raise ValueError(f"the recording has {data.shape[1]} samples at {rate:g} Hz; one window needs {samples}")
-        n = data.shape[1] // samples
-        data = data[:, : n * samples].reshape(len(table), n, samples).transpose(1, 0, 2)
-    elif samples is not None and abs(data.shape[-1] - samples) <= 1:
-        data = np.pad(data, ((0, 0), (0, 0), (0, 1)), mode="edge")[..., :samples]
-    return data, table, rate
 
 
 def finetune_subject(
@@ -325,6 +373,7 @@ def finetune_subject(
     """
     from brainfm.statistics import interval
 
+    adaptation.check(adapt)
     trials = open_shards(shards).subject(subject).trials(tmin, tmax)
     order = np.lexsort((trials.start, trials.of("session")))
     cut = round(len(order) * (1 - test))
@@ -343,4 +392,5 @@ def finetune_subject(
         "score": score, "ci": list(ci), "ci_over": over, "chance": 1 / classes,
         "n_subjects": 1, "n_trials": len(test_rows), "simulated": any(r.simulated for r in trials.recordings),
         "baselines": {"untrained, probe": {"score": untrained.score(test_rows), "ci": None}},
+        "note": " ".join(decoder.notes_),
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,7 @@ def test_readout_is_the_logistic_regression_that_was_fitted(encoder: Pretrained)
     signal, labels = trials()
     labels = np.where(np.arange(40) % 4 == 3, "rest", labels)
     decoder = brainfm.Decoder(encoder).fit(signal, labels, channels=NAMES, sfreq=SFREQ)
-    dataset = decoder._trials(signal, NAMES, SFREQ)
-    features = encoder.pooled(dataset)
+    features = encoder.pooled(decoder._trials(signal, NAMES, SFREQ))
     expected = fit_linear(features, labels, np.full(40, "one"), 0).predict_proba(features)
     np.testing.assert_allclose(decoder.predict_proba(signal, channels=NAMES, sfreq=SFREQ), expected, atol=1e-5)
 
@@ -260,11 +260,213 @@ def test_finetune(encoder: Pretrained, tmp_path: Path) -> None:
     tuned = brainfm.Decoder(encoder, "finetune", steps=40, learning_rate=3e-3).fit(signal, labels, **given)
     assert all(torch.equal(v, before[k]) for k, v in encoder.model.state_dict().items())
     assert [p.requires_grad for p in encoder.model.parameters()] == trained
-    changed = [k for k, v in tuned.encoder.model.state_dict().items() if not torch.equal(v, before[k])]
+    changed = [k for k, v in tuned.encoder_.model.state_dict().items() if not torch.equal(v, before[k])]
     assert len(changed) > len(before) / 2
     accuracy = tuned.score(signal, labels, **given)
     assert accuracy > max(0.9, first.score(signal, labels, **given))
-    assert tuned.encoder.card["finetuned"]["trials"] == 60
-    assert not tuned.encoder.model.training
+    said = tuned.encoder_.card["finetuned"]
+    assert (said["trials"], said["spared"], said["adapt"]) == (60, 12, "finetune")
+    assert tuned.encoder_.card["subjects"] == {"finetuned": ["one"]}
+    assert encoder.card == {}
+    assert tuned.notes_ == ["12 of 60 trials, the last of each class, say when to stop."]
+    assert not tuned.encoder_.model.training
     loaded = brainfm.Decoder.load(tuned.save(tmp_path / "decoder"))
     np.testing.assert_array_equal(loaded.predict_proba(signal, **given), tuned.predict_proba(signal, **given))
+
+
+GIVEN = {"channels": NAMES, "sfreq": SFREQ}
+
+
+def two_people(n: int = 40) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Trials of two people, the second at twice the amplitude."""
+    (one, labels), (two, more) = trials(n), trials(n, seed=5)
+    return np.concatenate([one, 2 * two]), np.concatenate([labels, more]), ["a"] * n + ["b"] * n
+
+
+@pytest.mark.parametrize("adapt", api.ADAPT)
+def test_every_word_fits_predicts_saves_and_loads(encoder: Pretrained, tmp_path: Path, adapt: str) -> None:
+    signal, labels, people = two_people()
+    before = {k: v.clone() for k, v in encoder.model.state_dict().items()}
+    decoder = brainfm.Decoder(encoder, adapt, steps=30).fit(signal, labels, **GIVEN, people=people)
+    assert decoder.score(signal, labels, **GIVEN, people=people) > 0.8
+    other, truth = trials(seed=7)
+    expected = decoder.predict_proba(other, **GIVEN)
+    np.testing.assert_allclose(expected.sum(1), 1, rtol=1e-6)
+    assert decoder.score(other, truth, **GIVEN) > 0.7
+    loaded = brainfm.Decoder.load(decoder.save(tmp_path / "decoder"))
+    np.testing.assert_allclose(loaded.predict_proba(other, **GIVEN), expected, atol=1e-6)
+    assert (loaded.adapt, loaded.notes_) == (adapt, decoder.notes_)
+    assert set(loaded.encoder.model.state_dict()) == set(before)
+    assert all(torch.equal(v, before[k]) for k, v in encoder.model.state_dict().items())
+    spoilt = tmp_path / "decoder/readout.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(spoilt)
+    weights.pop(sorted(k for k in weights if k.startswith("readout."))[0])
+    save_file(weights, spoilt)
+    with pytest.raises(CheckpointError, match=r"readout\.safetensors"):
+        brainfm.Decoder.load(tmp_path / "decoder")
+
+
+@pytest.mark.parametrize("adapt", api.ADAPT)
+def test_a_new_person_teaches_a_few_trials(encoder: Pretrained, adapt: str) -> None:
+    signal, labels, people = two_people(20)
+    decoder = brainfm.Decoder(encoder, adapt, steps=5).fit(signal, labels, **GIVEN, people=people)
+    other, truth = trials(seed=7)
+    before = decoder.predict_proba(other, **GIVEN)
+    mine = decoder.adapted(other[:8], truth[:8], **GIVEN)
+    assert not np.allclose(mine.predict_proba(other, **GIVEN), before)
+    np.testing.assert_array_equal(decoder.predict_proba(other, **GIVEN), before)
+    with pytest.raises(ValueError, match=r"conditions \['up'\] are none of \['left', 'right'\]; fit again"):
+        decoder.adapted(other[:8], ["up"] * 8, **GIVEN)
+
+
+@pytest.mark.parametrize("adapt", ["euclidean", "riemannian", "statistics"])
+def test_rest_of_a_new_person_calibrates(encoder: Pretrained, tmp_path: Path, adapt: str) -> None:
+    signal, labels, people = two_people()
+    decoder = brainfm.Decoder(encoder, adapt).fit(signal, labels, **GIVEN, people=people)
+    rest, _ = trials(20, seed=8)
+    other, _ = trials(seed=7)
+    alone = decoder.predict_proba(other, **GIVEN)
+    assert decoder.calibrate(rest, **GIVEN) is decoder
+    calibrated = decoder.predict_proba(other, **GIVEN)
+    assert not np.allclose(calibrated, alone)
+    for rows in (slice(0, 1), slice(5, 20)):  # no longer depends on what else is predicted
+        np.testing.assert_allclose(decoder.predict_proba(other[rows], **GIVEN), calibrated[rows], atol=1e-5)
+    loaded = brainfm.Decoder.load(decoder.save(tmp_path / "decoder"))
+    np.testing.assert_allclose(loaded.predict_proba(other, **GIVEN), calibrated, atol=1e-6)
+    with pytest.raises(ValueError, match="adapt='probe' uses no trials without labels; those that do: euclidean"):
+        brainfm.Decoder(encoder).calibrate(rest, **GIVEN)
+
+
+def test_an_array_is_of_the_one_person_it_was_fitted_on(encoder: Pretrained, tmp_path: Path) -> None:
+    shard(tmp_path)
+    windows = brainfm.open_shards(tmp_path).trials(0.0, 1.0)
+    decoder = brainfm.Decoder(encoder, "euclidean").fit(windows.take(range(30)))
+    signal, _ = trials(seed=1)
+    expected = decoder.predict_proba(windows.take(range(30, 40)))
+    np.testing.assert_allclose(decoder.predict_proba(signal[30:], **GIVEN), expected, atol=1e-4)
+
+
+def test_whom_a_network_was_tuned_on_is_recorded(encoder: Pretrained, tmp_path: Path) -> None:
+    """So that no evaluation scores them as strangers later."""
+    from brainfm.evaluations import protocol
+
+    shard(tmp_path)
+    windows = brainfm.open_shards(tmp_path).trials(0.0, 1.0)
+    decoder = brainfm.Decoder(encoder, "lora", steps=2).fit(windows)
+    kept = brainfm.load(decoder.save(tmp_path / "decoder") / "encoder")
+    assert kept.card["windows"]["finetuned"] == windows.intervals()
+    with pytest.raises(ValueError, match=r"made_up/1.* in pretraining; split by subject"):
+        protocol.strangers(windows.take([]), windows, kept.card)
+
+
+def test_shared_channels_of_two_montages(encoder: Pretrained, tmp_path: Path) -> None:
+    shard(tmp_path, "1")
+    shard(tmp_path, "2", ["C4", "Pz", "C3"])
+    windows = brainfm.open_shards(tmp_path).trials(0.0, 1.0)
+    decoder = brainfm.Decoder(encoder, "riemannian").fit(windows)
+    assert decoder.channels_ == ["C3", "C4", "Pz"]
+    assert decoder.score(windows) > 0.7
+    with pytest.raises(ValueError, match="1 channels are missing: Pz; the decoder was fitted on C3, C4, Pz"):
+        decoder.predict(trials()[0][:, :3], channels=["C3", "Cz", "C4"], sfreq=SFREQ)
+    shard(tmp_path / "other", "3", ["Cz", "C3", "Pz"])
+    with pytest.raises(ValueError, match=r"made_up/3.*: 1 channels are missing: C4; the decoder was fitted"):
+        decoder.predict(brainfm.open_shards(tmp_path / "other").trials(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["left", None] * 20, r"20 of 40 labels are missing \(trials 1, 3, 5, 7, 9\); leave these trials out"),
+        (np.array([0.0, np.nan] * 20), "20 of 40 labels are missing"),
+        (["left", float("nan")] * 20, "20 of 40 labels are missing"),
+        (["left", ""] * 20, "20 of 40 labels are missing"),
+        (["left", 1] * 20, r"labels of two types \(numbers and words\), the first 'left'; give words or numbers"),
+        ([True, 1] * 20, "two types .booleans and numbers"),
+        ([0.5, 1.5] * 20, r"labels such as 0\.5 are measures and not classes"),
+        (["left"], "got 1 labels for 40 trials"),
+    ],
+)
+def test_labels_that_are_none(encoder: Pretrained, labels: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        brainfm.Decoder(encoder).fit(trials()[0], labels, **GIVEN)
+
+
+@pytest.mark.parametrize("labels", [[3, 1] * 20, [True, False] * 20, [3.0, 1.0] * 20])
+def test_numbers_stay_numbers(encoder: Pretrained, tmp_path: Path, labels: list) -> None:
+    signal, _ = trials()
+    decoder = brainfm.Decoder(encoder).fit(signal, labels, **GIVEN)
+    assert decoder.classes_.tolist() == sorted(set(labels))
+    assert decoder.classes_.dtype.kind in "ib"
+    assert decoder.score(signal, labels, **GIVEN) > 0.8
+    loaded = brainfm.Decoder.load(decoder.save(tmp_path / "decoder"))
+    assert loaded.predict(signal, **GIVEN).dtype == decoder.classes_.dtype
+    with pytest.raises(ValueError, match="labels such as 'left' for a decoder of"):
+        decoder.score(signal, ["left", "right"] * 20, **GIVEN)
+
+
+def test_a_class_that_was_not_fitted_counts_as_missed(fitted: brainfm.Decoder) -> None:
+    signal, labels = trials(seed=1)
+    other = np.where(np.arange(40) < 8, "up", labels)
+    assert fitted.score(signal, other, **GIVEN) == pytest.approx(
+        2 / 3 * fitted.score(signal[8:], labels[8:], **GIVEN), abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("adapt", ["probe", "finetune"])
+def test_few_trials(encoder: Pretrained, adapt: str) -> None:
+    """One of each class is enough to fit; then nothing is spared, and the decoder says so. One alone is not."""
+    signal, labels = trials(10)
+    decoder = brainfm.Decoder(encoder, adapt, steps=2)
+    with pytest.raises(
+        ValueError, match=r"label \['left'\]; a decoder needs two classes or more, and there is one trial"
+    ):
+        decoder.fit(signal[:1], labels[:1], **GIVEN)
+    assert decoder.fit(signal[:2], labels[:2], **GIVEN).predict(signal, **GIVEN).shape == (10,)
+    if adapt == "finetune":
+        assert "2 trials are too few to spare some of each class: all train, and all steps" in decoder.notes_[0]
+
+
+def test_four_people_spare_one_of_them(encoder: Pretrained) -> None:
+    signal, labels = trials(40)
+    people = np.repeat(["a", "b", "c", "d"], 10)
+    decoder = brainfm.Decoder(encoder, "attentive", steps=2).fit(signal, labels, **GIVEN, people=people)
+    assert "10 of 40 trials, those of 1 people" in decoder.notes_[0]
+    with pytest.raises(ValueError, match="got 3 names of people for 40 trials; expected one each"):
+        decoder.predict(signal, **GIVEN, people=["a"] * 3)
+
+
+def test_one_person_cannot_be_told_from_others(encoder: Pretrained) -> None:
+    with pytest.raises(ValueError, match="needs two people or more to fit on, got 1"):
+        brainfm.Decoder(encoder, "erase_subject").fit(*trials(), **GIVEN)
+
+
+def test_it_says_that_it_resampled(encoder: Pretrained) -> None:
+    signal, labels = trials()
+    decoder = brainfm.Decoder(encoder).fit(signal, labels, channels=NAMES, sfreq=SFREQ / 2)
+    assert decoder.notes_ == [
+        "Trials of 32 Hz were resampled to the 64 Hz that the encoder reads; they hold nothing above 16 Hz."
+    ]
+
+
+def test_channels_without_a_place_are_read_all_the_same(encoder: Pretrained) -> None:
+    """LUNA describes a place that it does not know; networks with sensors warn, see tests/models/test_bad_input.py."""
+    signal, labels = trials()
+    decoder = brainfm.Decoder(encoder).fit(signal, labels, channels=["one", "two", "three", "four"], sfreq=SFREQ)
+    assert np.isfinite(decoder.predict_proba(signal, channels=["one", "two", "three", "four"], sfreq=SFREQ)).all()
+
+
+@pytest.mark.parametrize("adapt", ["probe", "attentive", "lora", "subject_layer", "statistics"])
+def test_a_fitted_decoder_can_be_pickled(encoder: Pretrained, adapt: str) -> None:
+    signal, labels = trials(20)
+    decoder = brainfm.Decoder(encoder, adapt, steps=2).fit(signal, labels, **GIVEN)
+    again = pickle.loads(pickle.dumps(decoder))
+    np.testing.assert_allclose(again.predict_proba(signal, **GIVEN), decoder.predict_proba(signal, **GIVEN))
+
+
+def test_a_second_fit_starts_from_the_encoder_again(encoder: Pretrained) -> None:
+    signal, labels = trials(20)
+    decoder = brainfm.Decoder(encoder, "finetune", steps=3).fit(signal, labels, **GIVEN)
+    first = decoder.predict_proba(signal, **GIVEN)
+    np.testing.assert_array_equal(decoder.fit(signal, labels, **GIVEN).predict_proba(signal, **GIVEN), first)

@@ -118,9 +118,9 @@ class Trials:
                 values[rows] = found
             if values is None:
                 raise ValueError("no windows to compare on; choose a shorter window or other recordings")
-            weights, note = baselines.montage(self.windows)
-            stored = self.windows.recordings[next(iter(weights))]
-            first = next(iter(weights.values()))
+            montage, note = baselines.montage(self.windows)
+            number, first = next(iter(montage.items()))
+            stored = self.windows.recordings[number]
             if np.all(np.sort(first, axis=1)[:, :-1] == 0):  # rows that pick one channel each
                 table = stored.channels.pick(first.argmax(axis=1).tolist())
             else:

@@ -179,7 +179,10 @@ class BrainOmni(nn.Module):
 
     def encode(self, batch: TokenBatch) -> Encoding:
         """Features of the last block but one, with unit length; pooled is the mean over time of each source."""
-        sources = self.sources_of(batch)
+        return self.encode_sources(self.sources_of(batch))
+
+    def encode_sources(self, sources: Sources) -> Encoding:
+        """As `encode`, of the tokenizer's features, through which a gradient may go."""
         x = self.embed(sources.features)
         for block in self.blocks[:-1]:
             x = block(x, sources.mask)

@@ -5,6 +5,7 @@ Nothing is unpickled. Weights load strictly: a checkpoint that does not fit its 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -51,6 +52,16 @@ class Pretrained:
     config: dict[str, Any]
     facts: Facts
     card: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Name, size and a hash of the weights: tools that tell pipelines apart by their text see another model."""
+        digest = hashlib.sha256()
+        for name, weight in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return (
+            f"Pretrained({self.config['name']}, {parameters(self.model)} parameters, sha256 {digest.hexdigest()[:12]})"
+        )
 
     def batcher(self, labels: dict[str, int] | None = None, aligned: tuple[str, ...] | None = None) -> Batcher:
         """How windows become batches for this model: its patch, its neurons, its covariates."""
@@ -137,10 +148,13 @@ class evaluating:
 
     def __enter__(self) -> nn.Module:
         self.was = self.model.training
-        return self.model.eval()
+        # switching every part costs as much as a small network's answer
+        self.switched = any(part.training for part in self.model.modules())
+        return self.model.eval() if self.switched else self.model
 
     def __exit__(self, *_: object) -> None:
-        self.model.train(self.was)
+        if self.switched or self.model.training:
+            self.model.train(self.was)
 
 
 def build(config: dict[str, Any], facts: Facts, codebook: nn.Module | None = None) -> nn.Module:

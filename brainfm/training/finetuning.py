@@ -21,7 +21,7 @@ from brainfm.tokens import TokenBatch
 from brainfm.training.checkpoint import evaluating, in_order
 from brainfm.training.codes import code_batch
 from brainfm.training.data import ShardData
-from brainfm.training.optimisers import decaying, summed, warmed_cosine
+from brainfm.training.optimisers import decaying, layered, summed, warmed_cosine
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Tuning:
         learning_rate: peak of the cosine for the network; the readout's is `readout_factor` times as high.
         weight_decay: on matrices only. beta2: AdamW's second beta. warmup: share of the steps. clip: gradient norm.
         validations: how often the validation loss is taken. patience: stop after so many in a row without a better one.
+        decay: the rate of each block is so many times that of the block after it, see `optimisers.layered`.
+        keep_statistics: leave the running means of batch norms as they are, and use them.
     """
 
     steps: int = 100
@@ -45,14 +47,21 @@ class Tuning:
     clip: float = 1.0
     validations: int = 10
     patience: int = 5
+    decay: float = 1.0
+    keep_statistics: bool = False
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What became of it: the validation loss of the weights that were kept (NaN without validation), and their step."""
+    """What became of it: the validation loss of the weights that were kept (NaN without validation), and their step.
+
+    Attributes:
+        trained: numbers that a gradient reached, readout included.
+    """
 
     loss: float
     step: int
+    trained: int = 0
 
 
 class Labelled(Dataset):
@@ -156,12 +165,14 @@ def finetune(
             trainer.fit(module.train(), datamodule=data)
         finally:
             torch.set_num_threads(before)
+    for p in module.parameters():
+        p.grad = None
     if val is None:
         module.eval()
-        return Tuned(math.nan, trainer.global_step)
+        return Tuned(math.nan, trainer.global_step, module.reached)
     module.take_best()
     module.eval()
-    return Tuned(module.lowest, module.step)
+    return Tuned(module.lowest, module.step, module.reached)
 
 
 def predict(model: nn.Module, objective: Supervised, trials: Any, rows: np.ndarray, size: int = 64) -> np.ndarray:
@@ -187,9 +198,17 @@ class _Finetuning(pl.LightningModule):
     def __init__(self, model: nn.Module, objective: Supervised, tuning: Tuning, seed: int) -> None:
         super().__init__()
         self.model, self.objective, self.tuning, self.seed = model, objective, tuning, seed
-        self.lowest, self.step, self.worse = math.inf, 0, 0
+        self.lowest, self.step, self.worse, self.reached = math.inf, 0, 0, 0
         self.best: dict[str, Tensor] = {}
         self.validated: list[tuple[Tensor, Tensor]] = []
+
+    def train(self, mode: bool = True) -> _Finetuning:
+        """Switch everything, but not batch norms that keep their statistics."""
+        super().train(mode)
+        for part in self.modules() if self.tuning.keep_statistics else ():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+        return self
 
     def on_train_batch_start(self, batch: TokenBatch, batch_idx: int) -> None:
         """Seed the step: two methods with one seed draw the same."""
@@ -198,6 +217,11 @@ class _Finetuning(pl.LightningModule):
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """The objective's loss."""
         return summed(self.objective(self.model, batch))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count what a gradient reaches; Lightning forgets the gradients before each validation."""
+        if not self.reached:
+            self.reached = sum(p.numel() for p in self.parameters() if p.grad is not None)
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Logits, kept until all are there."""
@@ -222,13 +246,13 @@ class _Finetuning(pl.LightningModule):
             self.best = {}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with decay on matrices only and a rate for each part; linear warm-up, then cosine to zero."""
+        """AdamW with decay on matrices only and a rate for each depth; linear warm-up, then cosine to zero."""
         tuning = self.tuning
-        parts = ((self.model, tuning.learning_rate), (self.objective, tuning.learning_rate * tuning.readout_factor))
+        readout = (tuning.learning_rate * tuning.readout_factor, list(self.objective.parameters()))
         groups = [
             {**group, "lr": rate}
-            for part, rate in parts
-            for group in decaying(part.parameters(), tuning.weight_decay)
+            for rate, part in (*layered(self.model, tuning.learning_rate, tuning.decay), readout)
+            for group in decaying(part, tuning.weight_decay)
             if group["params"]
         ]
         optimiser = torch.optim.AdamW(groups, betas=(0.9, tuning.beta2))

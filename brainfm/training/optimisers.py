@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brainfm.layers.trunk import trunk
+
 
 def summed(parts: Mapping[str, Tensor]) -> Tensor:
     """The loss: the sum of an objective's parts that are not called `metric_...`."""
@@ -29,6 +31,31 @@ def decaying(
         {"params": [p for p, yes in zip(trained, matrix, strict=True) if yes == wanted], "weight_decay": decay}
         for wanted, decay in ((True, weight_decay), (False, 0.0))
     ]
+
+
+def by_depth(model: nn.Module) -> dict[str, int]:
+    """Name of each parameter → its depth: 0 before the trunk's blocks, i + 1 in block i, one more after them.
+
+    Before or after is told by the order in which the network was put together. A network without a trunk is all 0.
+    """
+    blocks = trunk(model)
+    inside = {f"{name}.": depth for depth, names in enumerate(blocks, start=1) for name in names}
+    names = [name for name, _ in model.named_parameters()]
+    found = {name: depth for name in names for start, depth in inside.items() if name.startswith(start)}
+    last = max((i for i, name in enumerate(names) if name in found), default=len(names))
+    return {name: found.get(name, len(blocks) + 1 if i > last else 0) for i, name in enumerate(names)}
+
+
+def layered(model: nn.Module, rate: float, decay: float) -> list[tuple[float, list[nn.Parameter]]]:
+    """Learning rate and parameters of each depth: `rate` at the top, times `decay` for each step towards the input.
+
+    As Clark et al. 2020 (ELECTRA, arXiv:2003.10555, appendix B) and Bao et al. 2022 (BEiT, arXiv:2106.08254) fine-tune.
+    """
+    depths, groups = by_depth(model), {}  # type: ignore[var-annotated]
+    top = max(depths.values(), default=0)
+    for name, parameter in model.named_parameters():
+        groups.setdefault(depths[name], []).append(parameter)
+    return [(rate * decay ** (top - depth), groups[depth]) for depth in sorted(groups)]
 
 
 def warmed_cosine(step: int, steps: int, warmup: int, floor: float = 0.0) -> float:
