@@ -122,9 +122,11 @@ def run(
         entry.curved = name in curves if curves else entry.kind != "control"
     kept, note = _possible(trials, parts, shots)
     drawn = [_drawn(trials, side, kept, draws, seed) for side in parts]
-    for entry in track(entries.values(), "Methods", transient=True):
+    for name, entry in track(entries.items(), "Methods", total=len(entries), transient=True):
+        started = time.perf_counter()
         entry.setting, entry.losses = choose(entry.method, entry.trials, first, tries, seed)
         _fit(entry, parts, drawn, seed)
+        print(f"  {name}: {time.perf_counter() - started:.0f} s")
     budget = {"tries": tries, "steps": steps, "batch_size": batch_size, "validations": validations,
               "patience": patience}  # fmt: skip
     return _result(entries, trials, parts, drawn, seed, protocol, budget, note)

@@ -1,4 +1,4 @@
-"""A comparison with small real networks: planted effects are found, shuffled ones not, labels of tests decide nothing."""
+"""A comparison with small real networks: planted effects are found, shuffled ones not, test labels decide nothing."""
 
 import json
 

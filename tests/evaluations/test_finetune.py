@@ -1,4 +1,4 @@
-"""Fine-tuning with small real networks: who may decide what, a planted difference is found, and shuffled it is not."""
+"""The training under fine-tuning, with small real networks: the best weights stay, codes serve as signals do."""
 
 import math
 
@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from brainfm.evaluations import autoencoding, finetune, protocol
+from brainfm.evaluations import autoencoding, comparison, protocols
+from brainfm.evaluations.trials import Trials
 from brainfm.objectives.supervised import Normed, Supervised
-from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import Windows, open_shards
 from brainfm.shards.write import write_shard
 from brainfm.training.batches import WindowDataset, facts_of
 from brainfm.training.checkpoint import Pretrained, build
 from brainfm.training.finetuning import Labelled, Tokenized, Tuning, balanced_loss, predict
 from brainfm.training.finetuning import finetune as tune
+from tests.evaluations.people import person
 
-SFREQ, TRIALS, NAMES = 64.0, 24, ("C3", "Cz", "C4", "Pz")
 TOKENIZER = {"window_s": 0.5, "filters": 4, "ratios": [2, 4], "dim": 16, "heads": 2, "sources": 3, "depth": 2,
              "codes": 16, "lstm_layers": 0}  # fmt: skip
 LUNA = {"kind": "models", "name": "luna",
@@ -24,19 +24,6 @@ LUNA = {"kind": "models", "name": "luna",
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def person(name, rng, gain=4.0):
-    """Trials of a second; "left" has a rhythm of 10 Hz in the first channel."""
-    label = ["left" if i % 2 else "right" for i in range(TRIALS)]
-    time = np.arange(int(TRIALS * SFREQ)) / SFREQ
-    signal = rng.normal(size=(len(NAMES), len(time)))
-    signal[0] += gain * np.sin(2 * np.pi * 10 * time + rng.uniform(0, 6)) * np.repeat(np.array(label) == "left", 64)
-    place = np.random.default_rng(3).normal(scale=0.05, size=(len(NAMES), 3))
-    return Recording(
-        "sim", name, "eeg", Channels.make(list(NAMES), "eeg", place), sfreq=SFREQ, signal=signal * 1e-5,
-        events=Events(np.arange(TRIALS, dtype=float), np.ones(TRIALS), label), simulated=True,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,92 +58,17 @@ def trials(stored, *names):
 
 
 SOURCE, TARGET = ("p0", "p1", "p2", "p3", "p4"), ("p5", "p6", "p7", "p8")
-FAST = {"steps": 30, "batch_size": 16, "learning_rates": (1e-3,), "validations": 3, "linear": "log_band_power"}
-METHODS = {"majority", "log_band_power", "probe", "untrained", "EEGNet", "permuted labels"}
-
-
-def test_finds_the_planted_difference_and_baselines_are_beside_it(people, luna):
-    before = {k: v.clone() for k, v in luna.model.state_dict().items()}
-    state = torch.random.get_rng_state()
-    found = finetune.run(luna, trials(people, *SOURCE), trials(people, *TARGET), seed=0, **FAST)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(v, before[k]) for k, v in luna.model.state_dict().items())
-    assert found["score"] > 0.75
-    assert found["ci"][0] <= found["score"] <= found["ci"][1]
-    assert (found["ci_over"], found["n_subjects"], found["n_trials"]) == ("subjects", 4, 4 * TRIALS)
-    assert set(found["baselines"]) == set(found["differences"]) == METHODS
-    assert found["baselines"]["majority"]["score"] == found["chance"] == 0.5
-    assert found["baselines"]["log_band_power"]["score"] > 0.9
-    assert found["baselines"]["EEGNet"]["score"] > 0.7
-    assert abs(found["baselines"]["permuted labels"]["score"] - 0.5) < 0.2
-    assert found["differences"]["majority"]["score"] == pytest.approx(found["score"] - 0.5)
-    assert np.sum(found["confusion"]["counts"]) == 4 * TRIALS
-    assert set(found["per_subject"]) == {f"sim/{s}" for s in TARGET}
-    (fold,) = found["folds"]
-    sides = {side: {key.split("/")[1] for key in fold[side]} for side in ("train", "val", "test")}
-    assert len(sides["val"]) == 1
-    assert sides["train"] | sides["val"] == set(SOURCE)
-    assert sides["test"] == set(TARGET)
-    assert found["learning_rates"] == {"pretrained": 1e-3, "untrained": 1e-3, "EEGNet": pytest.approx(1e-2)}
-    assert all(0 < steps[0] <= 30 for steps in found["steps"].values())
-    assert "1 tried for each network (0.001; readouts and EEGNet 10 times those)" in found["note"]
-
-
-def test_at_chance_on_shuffled_labels(people, luna):
-    both = trials(people, *SOURCE, *TARGET)
-    shuffled = protocol.permuted_within(both.label, both.of("person"), np.random.default_rng(1))
-    both = Windows(both.recordings, both.recording, both.start, both.samples, shuffled, both.stimulus)
-    cut = len(SOURCE) * TRIALS
-    sides = both.take(np.arange(cut)), both.take(np.arange(cut, len(both)))
-    found = finetune.run(luna, *sides, seed=0, **{**FAST, "steps": 12})
-    assert abs(found["score"] - 0.5) < 0.2
-
-
-def test_test_labels_decide_nothing(people, luna):
-    """Scores change with the labels of the test people; what is fitted, when it stops and at what rate do not."""
-    train, test = trials(people, *SOURCE), trials(people, *TARGET)
-    swapped = np.where(test.label == "left", "right", "left").astype(object)
-    other = Windows(test.recordings, test.recording, test.start, test.samples, swapped, test.stimulus)
-    few = {**FAST, "steps": 6, "learning_rates": (3e-4, 1e-3)}
-    one, two = (finetune.run(luna, train, side, seed=0, **few) for side in (test, other))
-    assert two["score"] == pytest.approx(1 - one["score"])
-    assert two["baselines"]["EEGNet"]["score"] == pytest.approx(1 - one["baselines"]["EEGNet"]["score"])
-    assert (two["learning_rates"], two["steps"]) == (one["learning_rates"], one["steps"])
-
-
-def test_folds_score_each_test_person_once_and_train_on_the_others(people, luna):
-    train, test = trials(people, *SOURCE), trials(people, *TARGET)
-    windows, known = Windows.join([train, test]), np.arange(len(train))
-    asked = np.arange(len(train), len(windows))
-    folds = finetune.folded(windows, known, asked, 2, 0)
-    who = windows.of("person")
-    assert sorted(np.concatenate([f.test for f in folds]).tolist()) == asked.tolist()
-    for fold in folds:
-        sides = [set(who[rows]) for rows in fold]
-        assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
-        assert len(sides[2]) == 2
-        assert set.union(*sides) == set(who)
-    found = finetune.run(luna, train, test, seed=0, folds=2, **{**FAST, "steps": 6})
-    assert (found["n_subjects"], len(found["folds"]), len(found["steps"]["EEGNet"])) == (4, 2, 2)
-    assert {k.split("/")[1] for k in found["windows"]["train"]} == set(SOURCE)
-    with pytest.raises(ValueError, match=r"5 folds of 4 test people; expected 2 to 4, or 0"):
-        finetune.folded(windows, known, asked, 5, 0)
 
 
 def test_few_people_are_spared_in_time(people):
     windows = trials(people, "p0", "p1")
-    fit, val = finetune.spared(windows, np.arange(len(windows)), 0)
+    fit, val = protocols.spared(Trials(windows), np.arange(len(windows)), 0)
     assert set(windows.of("person")[val]) == set(windows.of("person")[fit]) == {"sim/p0", "sim/p1"}
     for name in ("sim/p0", "sim/p1"):
         own = windows.of("person") == name
         assert windows.start[fit[own[fit]]].max() < windows.start[val[own[val]]].min()
     with pytest.raises(ValueError, match="1 training people and 2 windows leave no validation side"):
-        finetune.spared(windows, np.arange(2), 0)
-
-
-def test_a_person_that_pretraining_saw_is_refused(people, luna):
-    with pytest.raises(ValueError, match=r"sim/p0.* in pretraining; split by subject"):
-        finetune.run(luna, trials(people, "p2", "p3"), trials(people, "p0", "p5"), seed=0)
+        protocols.spared(Trials(windows), np.arange(2), 0)
 
 
 def test_brainomni_is_tuned_on_codes_that_are_made_once(people, brainomni):
@@ -169,8 +81,13 @@ def test_brainomni_is_tuned_on_codes_that_are_made_once(people, brainomni):
     with torch.inference_mode():
         one, two = (brainomni.model.encode(d.__getitems__(rows)) for d in (signals, coded))
     torch.testing.assert_close(one.pooled, two.pooled)
-    found = finetune.run(brainomni, trials(people, *SOURCE), trials(people, *TARGET), seed=0, **{**FAST, "steps": 6})
-    assert set(found["baselines"]) == METHODS | {"untrained over the trained tokenizer"}
+    found = comparison.run(
+        brainomni, trials(people, *SOURCE), trials(people, *TARGET), seed=0, adapt=("finetune",),
+        untrained=("finetune",), baselines=("majority",), steps=6, tries=1,
+    )  # fmt: skip
+    assert set(found["baselines"]) == {
+        "untrained finetune", "untrained over the tokenizer, finetune", "majority", "permuted labels"
+    }  # fmt: skip
 
 
 def test_the_best_weights_are_kept(people, luna):
@@ -178,7 +95,9 @@ def test_the_best_weights_are_kept(people, luna):
     windows = trials(people, *SOURCE)
     number = np.searchsorted(["left", "right"], windows.label.astype(str))
     data = WindowDataset(windows, luna.batcher())
-    fit, val = (Labelled(data, rows, number[rows]) for rows in finetune.spared(windows, np.arange(len(windows)), 0))
+    fit, val = (
+        Labelled(data, rows, number[rows]) for rows in protocols.spared(Trials(windows), np.arange(len(windows)), 0)
+    )
     torch.manual_seed(0)
     network = luna.untrained(1).model
     frozen = network.blocks[0].rate.clone()
