@@ -190,11 +190,40 @@ def pretrain(key: Key, seed: Seed = None) -> None:
 
 
 @app.command()
-def decode(key: Key, seed: Seed = None) -> None:
-    """Decode with a pretrained model and its baselines, and write data/results/decode/KEY.json."""
+def decode(
+    what: Annotated[
+        str, typer.Argument(help="A key of configs/pipeline.yaml; before recordings, the folder of a fitted decoder.")
+    ],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Continuous recordings, shards, or folders of them, to decode in time.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Of recordings: folder of the tables and figures.")] = Path("decoded"),
+    step_s: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 0.5,
+    smooth_s: Annotated[float, typer.Option(help="Width of the moving mean of probabilities; 0 for none.")] = 2.0,
+    threshold: Annotated[float, typer.Option(help="Lowest smoothed probability of an event.")] = 0.5,
+    causal: Annotated[bool, typer.Option("--causal", help="Use nothing after the time that is spoken of.")] = False,
+    montage: Annotated[str | None, typer.Option(help="MNE template for positions that the files lack.")] = None,
+    seed: Seed = None,
+) -> None:
+    """Decode with a pretrained model and its baselines, and write data/results/decode/KEY.json.
+
+    Or slide a fitted decoder over continuous recordings, cleaned as its model's training data was:
+
+      brainfm decode data/decoders/mine recording.edf --out decoded
+
+    writes NAME_probabilities.tsv, NAME_events.tsv in BIDS form, their sidecars, and NAME.png. A recording that cannot
+    be decoded is named with what mends it, all others are done, and the exit status is 1.
+    """
+    if files:
+        from brainfm import decode_file
+
+        decode_file.run(Path(what), files, out, step_s, smooth_s, threshold, causal, montage)
+        return
+    if Path(what).is_dir() and "/" in what:
+        raise ValueError(f"{what} is a folder; say which recordings to decode: brainfm decode {what} FILE...")
     from brainfm.stages import decode as stage
 
-    _print_result(stage.run(key, _seed(seed)))
+    _print_result(stage.run(what, _seed(seed)))
 
 
 @app.command()
@@ -219,6 +248,31 @@ def report(key: Annotated[str, typer.Argument(help="A wiring: default, eegmat ..
     from brainfm.stages import report as stage
 
     print(f"report: {stage.run(key).resolve()}")
+
+
+@app.command()
+def compare(
+    results: Annotated[list[Path], typer.Argument(help="Result files, or folders of them: data/results/transfer ...")],
+    out: Annotated[Path | None, typer.Option(help="Also write one HTML page that opens offline.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON line per row, and one of the ranking.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="The method that others are compared with; the first file's first pretrained if not given."),
+    ] = None,
+) -> None:
+    """Put the methods of result files side by side: scores, paired differences, ranks over tasks, cost, provenance.
+
+      brainfm compare data/results/transfer/eegmat_luna.json data/results/transfer/eegmat_brainomni.json
+
+      brainfm compare data/results --against "CSP + LDA" --out compared.html
+
+    Methods are told apart within people (Wilcoxon, Holm over the rows of a task), and only where split and people are
+    the same; a row that is not compared says why. With six people or fewer no p below 0.03 can come out, however large
+    the difference. The ranking needs two methods on two tasks. Say what you compare with before you see the scores.
+    """
+    from brainfm import compare as verb
+
+    verb.run(results, out, json, against)
 
 
 @app.command()
@@ -250,7 +304,14 @@ def finetune(
     tmin_s: Annotated[float, typer.Option(help="Start of a trial relative to its event, seconds.")] = 0.0,
     tmax_s: Annotated[float, typer.Option(help="End of a trial relative to its event, seconds.")] = 1.0,
     test: Annotated[float, typer.Option(help="Share of the last trials kept for the score.")] = 0.3,
-    adapt: Annotated[str, typer.Option(help="probe (frozen network) or finetune (all weights).")] = "finetune",
+    adapt: Annotated[
+        str,
+        typer.Option(
+            help="What is fitted. The network frozen: probe, attentive, subject_layer, or a probe after euclidean, "
+            "riemannian or statistics alignment without labels, or after erase_subject. The network trained: finetune "
+            "(all weights) or lora (low-rank adapters)."
+        ),
+    ] = "finetune",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
     """Fit a pretrained model to a new subject's labelled trials, score it on later ones, and keep the decoder."""

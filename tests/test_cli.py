@@ -45,7 +45,7 @@ def test_help_names_every_verb(run) -> None:
     status, out, _ = run("--help")
     assert status == 0
     stages = {p.stem for p in (ROOT / "brainfm/stages").glob("*.py")} - {"__init__"}
-    for verb in (*stages, "info", "check", "finetune", "list"):
+    for verb in (*stages, "compare", "info", "check", "finetune", "list"):
         assert f"\n  {verb} " in out, verb
 
 
@@ -60,6 +60,7 @@ def test_help_names_every_verb(run) -> None:
         "transfer",
         "audit",
         "report",
+        "compare",
         "info",
         "check",
         "finetune",
@@ -76,6 +77,7 @@ def test_every_verb_explains_itself(run, verb: str) -> None:
     ("words", "message"),
     [
         (("fetch", "eegmatt"), "no dataset named 'eegmatt' in brainfm/datasets; did you mean 'eegmat'?"),
+        (("compare", "absent.json"), "absent.json is missing"),
         (("ingest", "sim_ee"), "did you mean 'sim_eeg'?"),
         (("tokenize", "braintokenizer_locla"), "did you mean 'braintokenizer_local'?"),
         (("pretrain", "luna_tyni"), "no pretrain key 'luna_tyni'"),

@@ -1,0 +1,72 @@
+"""What a card says of cleaning becomes steps again, and the same signal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from brainfm.datasets.same_cleaning import cleaning_of
+from brainfm.modalities import cleaning, electrodes
+from brainfm.recording import Recording
+
+SFREQ = 64.0
+STEPS = [
+    {"step": "bad_channels", "found": 0, "deviation": 5.0, "correlation": None, "flat": 0.01, "share": 0.1},
+    {"step": "band", "highpass_hz": 1.0, "lowpass_hz": 20.0, "phase": "zero", "mne": "1"},
+    {"step": "resample", "from_hz": 128.0, "to_hz": 64.0, "up": 1, "down": 2},
+]
+CARD = {"datasets": [{"name": "made_up", "modality": "eeg", "subjects": 3, "steps": STEPS}]}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"notch": {"line_hz": 50}}, {"highpass": {"edge_hz": 1}}, {"lowpass": {"edge_hz": 30}},
+         {"resample": {"sfreq_hz": 64}}],
+        [{"bad_channels": {"correlation": None}}, {"highpass": {"edge_hz": 1}}, {"resample": {"sfreq_hz": 64}},
+         {"reference": {"to": "average"}}, {"detrend": {"order": 1}}, {"clamp": {"typical": 3}}],
+    ],
+    ids=["filters", "all"],
+)  # fmt: skip
+def test_the_cards_cleaning_is_done_again(steps: list) -> None:
+    """Provenance of one recording → steps → another recording is cleaned exactly as by the steps that were declared."""
+    times = np.arange(20 * 256) / 256
+    first, second = (
+        Recording(
+            "x",
+            "1",
+            "eeg",
+            electrodes.named(["C3", "Cz", "C4", "Pz"]),
+            sfreq=256.0,
+            signal=np.random.default_rng(i).normal(0, 1e-5, (4, len(times))).cumsum(axis=1) / 10,
+        )
+        for i in range(2)
+    )
+    provenance = cleaning.clean(first, steps).provenance["steps"]
+    again, remarks = cleaning_of(
+        {"datasets": [{"name": "x", "modality": "eeg", "subjects": 1, "steps": provenance}]}, "eeg", 64.0
+    )
+    assert remarks == []
+    expected, found = cleaning.clean(second, steps), cleaning.clean(second, again)
+    assert found.sfreq == expected.sfreq == 64.0
+    np.testing.assert_array_equal(found.signal, expected.signal)
+
+
+def test_a_card_that_says_nothing_or_several_things() -> None:
+    steps, remarks = cleaning_of({"datasets": [{"name": "s", "steps": [{"step": "simulate"}]}]}, "eeg", 64.0)
+    assert {"resample": {"sfreq_hz": 64.0}} in steps
+    assert {"highpass": {"edge_hz": 0.5}} in steps
+    assert not any("lowpass" in step for step in steps if isinstance(step, dict))  # 45 Hz is above half of 64 Hz
+    assert "does not say how its data was cleaned" in remarks[0]
+    other = {
+        "name": "b",
+        "modality": "eeg",
+        "subjects": 9,
+        "steps": [{"step": "band", "highpass_hz": 2.0, "lowpass_hz": None}],
+    }
+    steps, remarks = cleaning_of({"datasets": [*CARD["datasets"], other]}, "eeg", SFREQ)
+    assert steps == [{"highpass": {"edge_hz": 2.0}}, {"resample": {"sfreq_hz": SFREQ}}]
+    assert "cleaned in several ways; as b here, others by highpass 1 Hz, lowpass 20 Hz" in remarks[0]
+    inside = cleaning_of({"tokenizer": CARD}, "eeg", SFREQ)[0]
+    assert inside == cleaning_of(CARD, "eeg", SFREQ)[0]
+    assert inside[0] == {"bad_channels": {"deviation": 5.0, "correlation": None, "flat": 0.01, "share": 0.1}}
