@@ -18,10 +18,11 @@ SHORT = {
     "neuroformer.py": ["--repeat", "1"],
     "poyo.py": ["--repeat", "1"],
     "loader.py": ["--seconds", "0.02", "--minutes", "0.3"],
+    "transfer.py": ["--people", "3", "--trials", "12", "--repeat", "1", "--sizes", "luna:test"],
 }
 #: Largest difference from the other way: none for what is copied, parts of a deviation for what is filtered.
-EQUAL = {"brainomni.py": 1e-5, "ingest.py": 1e-3, "neuroformer.py": 1e-4, "poyo.py": 1e-4}
-SLOW = ("brainomni.py", "check.py", "ingest.py", "neuroformer.py", "poyo.py")
+EQUAL = {"brainomni.py": 1e-5, "ingest.py": 1e-3, "neuroformer.py": 1e-4, "poyo.py": 1e-4, "transfer.py": 1e-3}
+SLOW = ("brainomni.py", "check.py", "ingest.py", "neuroformer.py", "poyo.py", "transfer.py")
 SCRIPTS = [
     pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in SLOW else [])
     for path in sorted((ROOT / "benchmarks").glob("*.py"))

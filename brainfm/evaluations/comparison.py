@@ -113,6 +113,9 @@ def run(
     _strangers(model, trials, parts, protocol)
     if shots and protocol != "few-shot":
         raise ValueError(f"shots: {list(shots)} go with the protocol few-shot; got {protocol}")
+    looking = [w for w in (*adapt, *untrained) if w in adaptation.ALIGNED] + [b for b in baselines if "recentred" in b]
+    if looking and protocol == "zero-shot":
+        raise ValueError(f"{', '.join(looking)} look at a new person's windows, and zero-shot uses none; leave them out")
     tuning = Tuning(steps, batch_size, weight_decay=0.05, beta2=0.99, validations=validations, patience=patience)
     entries = _entries(model, trials, adapt, untrained, baselines, networks, tuning, seed)
     unknown = set(curves) - set(entries)
@@ -121,6 +124,8 @@ def run(
     for name, entry in entries.items():
         entry.curved = name in curves if curves else entry.kind != "control"
     kept, note = _possible(trials, parts, shots)
+    if looking and protocol != "unlabelled-calibration":
+        note += f" Transductive, for they look at all windows of a tested person without labels: {', '.join(looking)}."
     drawn = [_drawn(trials, side, kept, draws, seed) for side in parts]
     for name, entry in track(entries.items(), "Methods", total=len(entries), transient=True):
         started = time.perf_counter()

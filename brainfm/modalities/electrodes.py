@@ -190,15 +190,21 @@ def _contact(found: str) -> Lead:
     return replace(lead, reference=match[1]) if match else lead
 
 
+@cache
+def _with_aliases(montage: str) -> dict[str, np.ndarray]:
+    """A template with the newer names of electrodes that it has under older ones."""
+    own = template(montage)
+    older = {ALIASES[name.lower()]: place for name, place in own.items() if name.lower() in ALIASES}
+    return older | own
+
+
 def _places(found: list[Lead], montage: str | None) -> tuple[np.ndarray, list[str]]:
     """Position `(channel, 3)` of each lead on the template, NaN where it has none, and the word of `PLACED` for it."""
-    own = template(montage or TEMPLATE)
-    older = {ALIASES[name.lower()]: place for name, place in own.items() if name.lower() in ALIASES}
-    known = older | own
+    known = _with_aliases(montage or TEMPLATE)
     position, placed = np.full((len(found), 3), np.nan), []
     for row, lead in enumerate(found):
         if lead.electrodes and all(e in known for e in lead.electrodes):
-            position[row] = np.mean([known[e] for e in lead.electrodes], axis=0)
+            position[row] = sum(known[e] for e in lead.electrodes) / len(lead.electrodes)
         placed.append("midpoint" if len(lead.electrodes) == 2 else "montage")
     return position, placed
 

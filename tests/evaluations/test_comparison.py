@@ -173,5 +173,7 @@ def test_who_was_pretrained_on_is_refused(people, luna, sides):
         comparison.run(luna, sides[0].take(np.arange(24, 96)), known, seed=0, **LINEAR)
     with pytest.raises(ValueError, match="go with the protocol few-shot"):
         comparison.run(luna, *sides, seed=0, shots=(1,), **LINEAR)
+    with pytest.raises(ValueError, match="euclidean look at a new person's windows, and zero-shot uses none"):
+        comparison.run(luna, *sides, seed=0, protocol="zero-shot", adapt=("euclidean",))
     with pytest.raises(KeyError, match="did you mean 'csp_lda'"):
         comparison.run(luna, *sides, seed=0, adapt=("probe",), baselines=("csp_ldaa",))

@@ -1,0 +1,380 @@
+"""Decoders without a network: what a pretrained one has to beat.
+
+| name | features | classifier |
+|---|---|---|
+| `majority` | none | how often each class is in training |
+| `log_band_power`, `downsampled_signal` | `baselines.py` | logistic regression |
+| `csp_lda` | log variance of common spatial patterns, 8 to 30 Hz | linear discriminant analysis, shrunk |
+| `tangent_space` | covariances in the tangent space at the training mean | logistic regression |
+| `tangent_space recentred` | the same, each person's mean moved to the identity first | logistic regression |
+| `pca` | principal components of the window | logistic regression |
+| `functional_connectivity` | correlations of channels or regions, Fisher's z | logistic regression |
+
+Classes count equally in every classifier but `majority`. A class that nobody of the training side has gets no
+probability. Covariances are float64, one per window, made once for all folds and settings. They are shrunk
+(`alignment.oas`), so that flat channels and windows with fewer samples than channels keep full rank.
+
+CSP: Blankertz et al. 2008, Optimizing spatial filters for robust EEG single-trial analysis; for several classes
+Grosse-Wentrup and Buss 2008; both by pyRiemann. Tangent space: Barachant et al. 2012, Multiclass brain-computer
+interface classification by Riemannian geometry. Recentring: Zanini et al. 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.signal import butter, sosfiltfilt
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from brainfm.catalog import nearest
+from brainfm.evaluations import alignment, baselines, protocol
+from brainfm.evaluations.few_shot import SHARES
+from brainfm.evaluations.trials import Method, Setting, Side, Trials
+from brainfm.evaluations.views import known
+
+#: Rows of all windows → `(row, feature)`.
+Describe = Callable[[np.ndarray], np.ndarray]
+#: Where rhythms of movement and rest lie, in Hz.
+RHYTHM_HZ = (8.0, 30.0)
+#: Inverse penalties to try, on standardised features.
+PENALTIES: tuple[Setting, ...] = tuple({"C": c} for c in (0.01, 0.1, 0.001, 1.0, 0.0001))
+#: A window is averaged to at most so many samples before principal components are taken.
+SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A classifier of features that any row can be described by.
+
+    Attributes:
+        describe: how. classifier: fitted, a pipeline. labels: class numbers of all windows. classes: how many.
+        source: features that it was fitted on, scaled, and their class numbers. trained: numbers that were fitted.
+    """
+
+    describe: Describe
+    classifier: Any
+    labels: np.ndarray
+    classes: int
+    source: tuple[np.ndarray, np.ndarray]
+    trained: int
+
+    @classmethod
+    def of(cls, trials: Trials, rows: np.ndarray, describe: Describe, head: Any, more: int = 0) -> Decoded:
+        """Standardise and fit `head` on rows; `more` numbers were fitted before.
+
+        Raises:
+            ValueError: where the rows are of one class.
+        """
+        labels = _several(trials, rows)
+        with protocol.threads().limit(limits=1):
+            x = describe(rows)
+            scaler = StandardScaler().fit(x)
+            x = scaler.transform(x)
+            head = _discriminant(x, labels) if head is None else head.fit(x, labels)
+        trained = more + int(head.coef_.size + head.intercept_.size)
+        return cls(describe, make_pipeline(scaler, head), trials.labels, len(trials.classes), (x, labels), trained)
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        """`(row, class)`."""
+        out = np.zeros((len(rows), self.classes))
+        if len(rows):
+            with protocol.threads().limit(limits=1):
+                out[:, self.classifier.classes_] = self.classifier.predict_proba(self.describe(rows))
+        return out
+
+    def adapted(self, rows: np.ndarray, seed: int) -> Decoded:
+        """The classifier refitted with a new person's rows, which get `SHARES[0]` of the weight; features stay."""
+        if not len(rows):
+            return self
+        scaler, head = self.classifier[0], self.classifier[-1]
+        (x, y), shots, own = self.source, scaler.transform(self.describe(rows)), self.labels[rows]
+        with protocol.threads().limit(limits=1):
+            if isinstance(head, LinearDiscriminantAnalysis):  # knows no weights: rows are repeated instead
+                times = max(1, round(SHARES[0] / (1 - SHARES[0]) * len(x) / len(rows)))
+                head = _discriminant(np.concatenate([x, np.tile(shots, (times, 1))]), np.r_[y, np.tile(own, times)])
+            else:
+                weight = np.r_[np.full(len(x), (1 - SHARES[0]) / len(x)), np.full(len(rows), SHARES[0] / len(rows))]
+                weight *= len(x) + len(rows)
+                head = clone(head).fit(np.concatenate([x, shots]), np.r_[y, own], sample_weight=weight)
+        return replace(self, classifier=make_pipeline(scaler, head))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How often each class is in training. `chances (class,)`; `labels` of all windows."""
+
+    chances: np.ndarray
+    labels: np.ndarray
+    trained: int = 0
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        """`(row, class)`, the same in every row."""
+        return np.tile(self.chances, (len(rows), 1))
+
+    def adapted(self, rows: np.ndarray, seed: int) -> Prior:
+        """The new person's own shares count `SHARES[0]`."""
+        if not len(rows):
+            return self
+        own = np.bincount(self.labels[rows], minlength=len(self.chances)) / len(rows)
+        return replace(self, chances=(1 - SHARES[0]) * self.chances + SHARES[0] * own)
+
+
+class Majority:
+    """The class that training has most often."""
+
+    name, stops_early = "majority", False
+    settings: Sequence[Setting] = ({},)
+
+    def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Prior:
+        """Count."""
+        count = np.bincount(trials.labels[side.taught], minlength=len(trials.classes))
+        return Prior(count / max(1, count.sum()), trials.labels)
+
+
+class Features:
+    """Logistic regression on features that describe each window by itself.
+
+    Args:
+        name: of the method. describe: trials → `(window, feature)`.
+    """
+
+    settings: Sequence[Setting] = PENALTIES
+    stops_early = False
+
+    def __init__(self, name: str, describe: Callable[[Trials], np.ndarray]) -> None:
+        self.name, self.describe = name, describe
+
+    def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
+        """Fit; `setting` has "C", the inverse penalty."""
+        table = trials.once(self.name, lambda: self.describe(trials))
+        return Decoded.of(trials, side.taught, lambda rows: table[rows], _logistic(setting["C"]))
+
+
+class CommonSpatialPatterns:
+    """Log variance of common spatial patterns, and linear discriminant analysis with Ledoit and Wolf's shrinkage."""
+
+    name, stops_early = "csp_lda", False
+    settings: Sequence[Setting] = (
+        {"filters": 6, "band_hz": RHYTHM_HZ},
+        {"filters": 6, "band_hz": None},
+        {"filters": 4, "band_hz": RHYTHM_HZ},
+        {"filters": 10, "band_hz": RHYTHM_HZ},
+        {"filters": 10, "band_hz": None},
+    )
+
+    def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
+        """Fit; `setting` has "filters", how many patterns, and "band_hz", None for all that the recording has."""
+        matrices, rows = covariances_of(trials, setting["band_hz"]), side.taught
+        labels = _several(trials, rows)
+        with protocol.threads().limit(limits=1):
+            filters = spatial_patterns(matrices[rows], labels, setting["filters"])
+        return Decoded.of(trials, rows, partial(log_variance, matrices, filters), None, filters.size)
+
+
+class TangentSpace:
+    """Covariances projected to the tangent space at their Riemannian mean, and logistic regression.
+
+    Args:
+        recentred: move each person's mean to the identity first, taken over the rows that `views.known` says.
+    """
+
+    stops_early = False
+    settings: Sequence[Setting] = (
+        {"C": 0.01, "band_hz": None},
+        {"C": 0.01, "band_hz": RHYTHM_HZ},
+        {"C": 0.1, "band_hz": None},
+        {"C": 0.001, "band_hz": None},
+        {"C": 0.1, "band_hz": RHYTHM_HZ},
+    )
+
+    def __init__(self, recentred: bool = False) -> None:
+        self.recentred, self.name = recentred, "tangent_space recentred" if recentred else "tangent_space"
+
+    def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
+        """Fit; `setting` has "C", the inverse penalty, and "band_hz", None for all that the recording has."""
+        band, rows = _band(trials, setting["band_hz"]), side.taught
+        matrices = covariances_of(trials, band)
+        with protocol.threads().limit(limits=1):
+            if self.recentred:
+                matrices = matrices.copy()
+                for _, own, seen in alignment.by_person(trials.people, known(trials, side)):
+                    root = alignment.inverse_root(_mean(trials, band, seen))
+                    matrices[own] = root @ matrices[own] @ root
+                reference = alignment.riemannian_mean(matrices[rows])
+            else:
+                reference = _mean(trials, band, rows)
+        return Decoded.of(trials, rows, partial(tangent_vectors, matrices, reference), _logistic(setting["C"]))
+
+
+class Components:
+    """Principal components of the training windows, and logistic regression."""
+
+    name, stops_early = "pca", False
+    settings: Sequence[Setting] = tuple(
+        {"components": n, "C": c} for n, c in ((20, 0.1), (50, 0.1), (20, 1.0), (50, 0.01), (100, 0.1))
+    )
+
+    def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
+        """Fit; `setting` has "components", at most as many as rows allow, and "C", the inverse penalty."""
+        table, rows = trials.once("coarse signals", lambda: _coarse(trials)), side.taught
+        _several(trials, rows)
+        count = max(1, min(setting["components"], len(rows) - 1, table.shape[1]))
+        with protocol.threads().limit(limits=1):
+            components = PCA(count, random_state=seed).fit(table[rows])
+        size = components.components_.size
+        return Decoded.of(trials, rows, lambda x: components.transform(table[x]), _logistic(setting["C"]), size)
+
+
+def covariances_of(trials: Trials, band_hz: tuple[float, float] | None = None) -> np.ndarray:
+    """`(window, channel, channel)` covariances of the shared channels, shrunk by `alignment.oas`; made once.
+
+    Args:
+        trials: whose.
+        band_hz: a Butterworth band-pass of order 4, forwards and backwards inside each window, comes first; what lies
+            over .9 of the Nyquist frequency is cut off. None, or a band wholly over it: no filter.
+    """
+    band = _band(trials, band_hz)
+
+    def make() -> np.ndarray:
+        signals = trials.signals()
+        if band is None:
+            return alignment.covariances(signals.values)
+        sections = butter(4, band, "bandpass", fs=signals.sfreq, output="sos")
+        padding = min(3 * (2 * len(sections) + 1), signals.values.shape[-1] - 1)
+        out = np.empty_like(signals.values)
+        for first in range(0, len(out), 64):
+            part = signals.values[first : first + 64].astype(float)
+            out[first : first + 64] = sosfiltfilt(sections, part, padlen=padding)
+        return alignment.covariances(out)
+
+    return trials.once(("covariances", band), make)
+
+
+def spatial_patterns(matrices: np.ndarray, labels: np.ndarray, filters: int) -> np.ndarray:
+    """`(filter, channel)` of the covariances `(window, channel, channel)` of two or more classes."""
+    from pyriemann.spatialfilters import CSP
+
+    return CSP(filters, log=True).fit(matrices, labels).filters_
+
+
+def log_variance(matrices: np.ndarray, filters: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`(row, filter)` logarithm of each filter's variance."""
+    return np.log(np.maximum(np.einsum("fc,wcf->wf", filters, matrices[rows] @ filters.T), np.finfo(float).tiny))
+
+
+def tangent_vectors(matrices: np.ndarray, reference: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`(row, pair)` coordinates in the tangent space at `reference (channel, channel)`."""
+    from pyriemann.geometry.tangentspace import tangent_space
+
+    return tangent_space(matrices[rows], reference, metric="riemann")
+
+
+def functional_connectivity(trials: Trials) -> np.ndarray:
+    """`(window, pair)` correlations of the shared channels over each window, Fisher's z; 0 for a flat channel.
+
+    Raises:
+        ValueError: where there is one channel only.
+    """
+    values = trials.signals().values
+    if values.shape[1] < 2:
+        raise ValueError("functional_connectivity needs two shared channels or regions, got one")
+    upper = np.triu_indices(values.shape[1], 1)
+    matrices = alignment.covariances(values, shrunk=False)
+    out = np.empty((len(matrices), len(upper[0])), np.float32)
+    for row, matrix in enumerate(matrices):
+        scale = np.sqrt(np.diagonal(matrix))
+        scale = np.where(scale > 0, scale, np.inf)
+        out[row] = np.arctanh(np.clip((matrix / np.outer(scale, scale))[upper], -0.999999, 0.999999))
+    return out
+
+
+def classical(names: Sequence[str]) -> list[Method]:
+    """The methods of these names.
+
+    Raises:
+        KeyError: for an unknown name, with the nearest one.
+    """
+    there: dict[str, Method] = {m.name: m for m in (
+        Majority(),
+        Features("log_band_power", lambda trials: baselines.log_band_power(trials.windows)),
+        Features("downsampled_signal", lambda trials: baselines.downsampled_signal(trials.windows)),
+        CommonSpatialPatterns(),
+        TangentSpace(),
+        TangentSpace(recentred=True),
+        Components(),
+        Features("functional_connectivity", functional_connectivity),
+    )}  # fmt: skip
+    for name in names:
+        if name not in there:
+            raise KeyError(f"no baseline {name!r}; {nearest(name, list(there))}")
+    return [there[name] for name in names]
+
+
+def _logistic(penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
+
+
+def _several(trials: Trials, rows: np.ndarray) -> np.ndarray:
+    """Labels of the rows, of two classes or more."""
+    labels = trials.labels[rows]
+    if len(np.unique(labels)) < 2:
+        found = [trials.classes[i] for i in np.unique(labels)]
+        raise ValueError(
+            f"{len(rows)} training windows of {found or 'no class'}; a classifier needs two classes of "
+            f"{trials.classes}: add people or windows to the training side"
+        )
+    return labels
+
+
+class _Sphere:
+    """Covariance for what has no spread within any class: the nearest mean decides."""
+
+    def fit(self, x: np.ndarray) -> _Sphere:
+        self.covariance_ = np.eye(x.shape[1])
+        return self
+
+
+def _discriminant(x: np.ndarray, labels: np.ndarray) -> LinearDiscriminantAnalysis:
+    """Linear discriminant analysis; classes count equally, and a class of one trial adds nothing to the covariance."""
+    classes, count = np.unique(labels, return_counts=True)
+    even = np.full(len(classes), 1 / len(classes))
+    lone = np.isin(labels, classes[count == 1])  # twice, for a covariance is not taken of one trial
+    x, labels = np.concatenate([x, x[lone]]), np.concatenate([labels, labels[lone]])
+    if count.max() < 2:
+        made = LinearDiscriminantAnalysis("lsqr", covariance_estimator=_Sphere(), priors=even)
+    else:
+        made = LinearDiscriminantAnalysis("lsqr", shrinkage="auto", priors=even)
+    return made.fit(x, labels)
+
+
+def _band(trials: Trials, band_hz: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The part of the band that the sampling rate shows."""
+    if band_hz is None:
+        return None
+    low, high = band_hz[0], min(band_hz[1], 0.45 * trials.signals().sfreq)
+    return (low, high) if low < high else None
+
+
+def _mean(trials: Trials, band: tuple[float, float] | None, rows: np.ndarray) -> np.ndarray:
+    """Riemannian mean of the rows' covariances; made once."""
+    key = ("riemannian mean", band, rows.tobytes())
+    return trials.once(key, lambda: alignment.riemannian_mean(covariances_of(trials, band)[rows]))
+
+
+def _coarse(trials: Trials) -> np.ndarray:
+    """`(window, channel x time)` the shared channels, averaged to at most `SAMPLES` samples."""
+    values = trials.signals().values
+    size = -(-values.shape[-1] // SAMPLES)
+    bins = values.shape[-1] // size
+    return values[..., : bins * size].reshape(len(values), values.shape[1], bins, size).mean(axis=-1).reshape(
+        len(values), -1
+    )  # fmt: skip
