@@ -46,29 +46,25 @@ def fetch(
 @app.command()
 def ingest(
     what: Annotated[str, typer.Argument(help="A dataset (see `brainfm list datasets`), or a path to recordings.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the shards of a path; data/shards/NAME if not given.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of a path's shards; data/shards/NAME if not given.")] = None,
     subject: Annotated[
         str | None,
         typer.Option(help="Where ids stand in file names, as 'Subject{subject}_{session}'; or the id of all of them."),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="CSV or TSV: file or subject, and session, run, label, age, sex ...")
+        Path | None, typer.Option(help="CSV or TSV: file or subject, session, run, label, age ...")
     ] = None,
     modality: Annotated[str | None, typer.Option(help="eeg, meg, ieeg, fmri, spikes or calcium.")] = None,
     montage: Annotated[str | None, typer.Option(help="MNE template for positions that the files lack.")] = None,
     unit: Annotated[str | None, typer.Option(help="Unit of the numbers, if files say it wrong: uV, mV ...")] = None,
     reference: Annotated[str, typer.Option(help="What potentials are measured against, if files do not say.")] = "",
     label: Annotated[str, typer.Option(help="Condition of the whole of every recording.")] = "",
-    rate_hz: Annotated[
-        float | None, typer.Option(help="Samples (volumes, bins) per second of files that do not say.")
-    ] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="Samples, volumes, bins a second, if files do not say.")] = None,
     atlas: Annotated[Path | None, typer.Option(help="fMRI: label image of the regions.")] = None,
     mask: Annotated[Path | None, typer.Option(help="fMRI: image of the voxels to keep.")] = None,
     variable: Annotated[str | None, typer.Option(help="Variable of .mat, .npz, .h5 or NWB files.")] = None,
     sfreq_hz: Annotated[
-        float | None, typer.Option(help="Rate of the shards; 128 for EEG and MEG, 512 for iEEG; 0 keeps it.")
+        float | None, typer.Option(help="Of shards; 128 for EEG, MEG; 512 for iEEG; 0 keeps it.")
     ] = None,
     highpass_hz: Annotated[float | None, typer.Option(help="Lower edge; 0.5 for EEG, MEG, iEEG; 0 for none.")] = None,
     lowpass_hz: Annotated[float | None, typer.Option(help="Upper edge; 45 for EEG, MEG, 170 for iEEG; or 0.")] = None,
@@ -84,7 +80,7 @@ def ingest(
     licence: Annotated[str, typer.Option(help="Terms of the recordings, kept in the shards.")] = "unknown",
     jobs: Annotated[int | None, typer.Option(help="Processes; one per core if not given.")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="A Dask scheduler (tcp://...) whose workers see the same folders.")
+        str | None, typer.Option(help="Dask scheduler (tcp://...); its workers see these folders.")
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="Of a dataset: folder under data/shards; that of the wiring if not given.")
@@ -124,9 +120,7 @@ def tokenize(
         Path | None, typer.Option("--with", help="A saved tokenizer, or a model with one inside: nothing is trained.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the codes; needed with --with.")] = None,
-    features: Annotated[
-        bool, typer.Option("--features", help="Also store what the codes stand for, as vectors.")
-    ] = False,
+    features: Annotated[bool, typer.Option("--features", help="Also store what codes stand for, as vectors.")] = False,
     dtype: Annotated[str, typer.Option(help="Of the features: float16 or float32.")] = "float16",
     overlap: Annotated[
         float | None, typer.Option(help="Share by which windows overlap; that of the model or configuration, or 0.")
@@ -393,9 +387,7 @@ def main() -> None:
             stream.reconfigure(line_buffering=True)
     try:
         app()
-    except (ValueError, KeyError, FileNotFoundError, ConnectionError) as error:
-        _stop(error, 2)
-    except ImportError as error:
+    except (ValueError, KeyError, FileNotFoundError, ConnectionError, ImportError) as error:
         _stop(error, 2)
     except RuntimeError as error:
         if type(error).__name__ not in ("IngestError", "TokenizeError", "DecodeError", "LeakageError"):

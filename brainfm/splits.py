@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def order(ids: Sequence[str], seed: int) -> list[str]:
@@ -80,7 +81,7 @@ def groups(ids: Sequence[str], folds: int, seed: int) -> list[list[str]]:
         raise ValueError(f"{folds} folds of {len(names)} ids; expected 2 to {len(names)}")
     size, more = divmod(len(names), folds)
     ends = [size * k + min(k, more) for k in range(folds + 1)]
-    return [names[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [names[a:b] for a, b in pairwise(ends)]
 
 
 def blocks_of_time(spans: Sequence[tuple[float, float]], blocks: int, gap: float) -> list[tuple[list[int], list[int]]]:

@@ -38,7 +38,8 @@ SMALL = {
     "spikes": ({"neurons": 8, "duration_s": 4.0}, 0.2),
 }
 #: What trains an entry, where a pretraining configuration does not say so.
-OBJECTIVES = {"braintokenizer": ("reconstruct",), "eegnet": ("supervised",)}
+SUPERVISED = ("eegnet", "shallow_fbcsp", "deep4", "eeg_conformer")
+OBJECTIVES = {"braintokenizer": ("reconstruct",), **dict.fromkeys(SUPERVISED, ("supervised",))}
 ENTRIES = [(kind, name) for kind in ("codebooks", "models") for name in catalog.names(kind)]
 
 

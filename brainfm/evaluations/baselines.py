@@ -28,7 +28,8 @@ def of_signals(names: str | Sequence[str], train: Windows, test: Windows) -> tup
     """Features by name for both sides, on one montage, and a sentence on that montage.
 
     Args:
-        names: one or more of "log_band_power", "downsampled_signal", "tangent_space", "binned_counts".
+        names: one or more of "log_band_power", "log_power_spectrum", "downsampled_signal", "tangent_space" and
+            "binned_counts".
 
     Returns:
         Name → `(train features, test features)`, each `(window, feature)`; and the sentence.
@@ -36,7 +37,9 @@ def of_signals(names: str | Sequence[str], train: Windows, test: Windows) -> tup
     Raises:
         ValueError: for an unknown name.
     """
-    known = {f.__name__: f for f in (log_band_power, downsampled_signal, tangent_space, binned_counts)}
+    known = {
+        f.__name__: f for f in (log_band_power, log_power_spectrum, downsampled_signal, tangent_space, binned_counts)
+    }
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
         if name not in known:
@@ -72,6 +75,25 @@ def log_band_power(windows: Windows) -> np.ndarray:
         return np.log(np.stack([power[..., band].mean(axis=-1) for band in inside], axis=-1) + 1e-12)
 
     return _described(windows, describe, first=True)
+
+
+def log_power_spectrum(windows: Windows, most_hz: float = 45.0) -> np.ndarray:
+    """`(window, channel x frequency)` log power from 1 to `most_hz` in steps of 1 Hz, for rhythms of known frequency.
+
+    Welch's method with segments of a second, or the shortest window; channels of a region are averaged afterwards.
+
+    Raises:
+        ValueError: where windows are shorter than half a second or no frequency lies under Nyquist.
+    """
+    sfreq = _one_rate(windows)
+    segment = min(int(windows.samples.min()), round(sfreq))
+    hertz = np.fft.rfftfreq(segment, 1 / sfreq)
+    inside = (hertz >= 1) & (hertz <= min(most_hz, 0.9 * sfreq / 2))
+    if segment < sfreq / 2 or not inside.any():
+        raise ValueError(
+            f"windows of {segment / sfreq:g} s at {sfreq:g} Hz show no spectrum up to {most_hz:g} Hz; use longer ones"
+        )
+    return _described(windows, lambda x: np.log(welch(x, sfreq, nperseg=segment)[1][..., inside] + 1e-12), first=True)
 
 
 def downsampled_signal(windows: Windows, hz: float = 10.0) -> np.ndarray:

@@ -3,10 +3,11 @@
 | name | features | classifier |
 |---|---|---|
 | `majority` | none | how often each class is in training |
-| `log_band_power`, `downsampled_signal` | `baselines.py` | logistic regression |
+| `log_band_power`, `downsampled_signal`, `log_power_spectrum` | `baselines.py` | logistic regression |
 | `csp_lda` | log variance of common spatial patterns, 8 to 30 Hz | linear discriminant analysis, shrunk |
 | `tangent_space` | covariances in the tangent space at the training mean | logistic regression |
 | `tangent_space recentred` | the same, each person's mean moved to the identity first | logistic regression |
+| `xdawn_covariance` | covariances with averages of the classes, see `evoked.py` | logistic regression |
 | `pca` | principal components of the window | logistic regression |
 | `functional_connectivity` | correlations of channels or regions, Fisher's z | logistic regression |
 
@@ -74,7 +75,7 @@ class Decoded:
         Raises:
             ValueError: where the rows are of one class.
         """
-        labels = _several(trials, rows)
+        labels = several(trials, rows)
         with protocol.threads().limit(limits=1):
             x = describe(rows)
             scaler = StandardScaler().fit(x)
@@ -156,7 +157,7 @@ class Features:
     def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
         """Fit; `setting` has "C", the inverse penalty."""
         table = trials.once(self.name, lambda: self.describe(trials))
-        return Decoded.of(trials, side.taught, lambda rows: table[rows], _logistic(setting["C"]))
+        return Decoded.of(trials, side.taught, lambda rows: table[rows], logistic(setting["C"]))
 
 
 class CommonSpatialPatterns:
@@ -174,7 +175,7 @@ class CommonSpatialPatterns:
     def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
         """Fit; `setting` has "filters", how many patterns, and "band_hz", None for all that the recording has."""
         matrices, rows = covariances_of(trials, setting["band_hz"]), side.taught
-        labels = _several(trials, rows)
+        labels = several(trials, rows)
         with protocol.threads().limit(limits=1):
             filters = spatial_patterns(matrices[rows], labels, setting["filters"])
         return Decoded.of(trials, rows, partial(log_variance, matrices, filters), None, filters.size)
@@ -212,7 +213,7 @@ class TangentSpace:
                 reference = alignment.riemannian_mean(matrices[rows])
             else:
                 reference = _mean(trials, band, rows)
-        return Decoded.of(trials, rows, partial(tangent_vectors, matrices, reference), _logistic(setting["C"]))
+        return Decoded.of(trials, rows, partial(tangent_vectors, matrices, reference), logistic(setting["C"]))
 
 
 class Components:
@@ -226,12 +227,12 @@ class Components:
     def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
         """Fit; `setting` has "components", at most as many as rows allow, and "C", the inverse penalty."""
         table, rows = trials.once("coarse signals", lambda: _coarse(trials)), side.taught
-        _several(trials, rows)
+        several(trials, rows)
         count = max(1, min(setting["components"], len(rows) - 1, table.shape[1]))
         with protocol.threads().limit(limits=1):
             components = PCA(count, random_state=seed).fit(table[rows])
         size = components.components_.size
-        return Decoded.of(trials, rows, lambda x: components.transform(table[x]), _logistic(setting["C"]), size)
+        return Decoded.of(trials, rows, lambda x: components.transform(table[x]), logistic(setting["C"]), size)
 
 
 def covariances_of(trials: Trials, band_hz: tuple[float, float] | None = None) -> np.ndarray:
@@ -303,11 +304,15 @@ def classical(names: Sequence[str]) -> list[Method]:
     Raises:
         KeyError: for an unknown name, with the nearest one.
     """
+    from brainfm.evaluations.evoked import EvokedCovariances
+
     there: dict[str, Method] = {m.name: m for m in (
         Majority(),
         Features("log_band_power", lambda trials: baselines.log_band_power(trials.windows)),
         Features("downsampled_signal", lambda trials: baselines.downsampled_signal(trials.windows)),
+        Features("log_power_spectrum", lambda trials: baselines.log_power_spectrum(trials.windows)),
         CommonSpatialPatterns(),
+        EvokedCovariances(),
         TangentSpace(),
         TangentSpace(recentred=True),
         Components(),
@@ -319,11 +324,12 @@ def classical(names: Sequence[str]) -> list[Method]:
     return [there[name] for name in names]
 
 
-def _logistic(penalty: float) -> LogisticRegression:
+def logistic(penalty: float) -> LogisticRegression:
+    """Logistic regression with this inverse penalty, classes counting equally."""
     return LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
 
 
-def _several(trials: Trials, rows: np.ndarray) -> np.ndarray:
+def several(trials: Trials, rows: np.ndarray) -> np.ndarray:
     """Labels of the rows, of two classes or more."""
     labels = trials.labels[rows]
     if len(np.unique(labels)) < 2:

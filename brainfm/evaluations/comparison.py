@@ -31,6 +31,7 @@ from brainfm.training import checkpoint
 from brainfm.training.checkpoint import Pretrained
 from brainfm.training.finetuning import Tokenized, Tuning
 
+PERMUTED = "permuted labels"
 #: Shots → draws → rows of all people of a side.
 Drawn = dict[int, list[np.ndarray]]
 
@@ -40,11 +41,13 @@ class Entry:
     """A method of the comparison and what came of it.
 
     Attributes:
-        method: how it decodes. kind: "pretrained", "untrained", "baseline" or "control" (majority, permuted labels). adapt: its word, or "".
+        method: how it decodes. adapt: its word, or "".
+        kind: "pretrained", "untrained", "baseline" or "control" (majority, permuted labels).
         trials: what it is given; for the control with labels permuted within each person.
         curved: whether it goes through the shots.
         setting, losses: what was chosen, and the validation losses of all that were tried.
-        chances: `(scored row, class)`, side after side. curve: shots → draws of class numbers `(scored row,)`.
+        chances: `(scored row, class)`, side after side. repeats: the same after further permutations of the control.
+        curve: shots → draws of class numbers `(scored row,)`.
         seconds: of fitting, a side on average. decode_ms: of a window. trained: parameters.
     """
 
@@ -56,6 +59,7 @@ class Entry:
     setting: Setting = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     chances: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    repeats: list[np.ndarray] = field(default_factory=list)
     curve: dict[int, list[np.ndarray]] = field(default_factory=dict)
     seconds: float = 0.0
     decode_ms: float = 0.0
@@ -79,6 +83,7 @@ def run(
     shots: Sequence[int] = (),
     curves: Sequence[str] = (),
     draws: int = 3,
+    permutations: int = 5,
     tries: int = 3,
     steps: int = 100,
     batch_size: int = 16,
@@ -99,6 +104,8 @@ def run(
         shots: trials per class of a new person, for `few-shot`; 0 is always among them.
         curves: names of the methods that go through the shots; all but controls where empty.
         draws: random choices of those trials, averaged; the same for every method.
+        permutations: of the labels for the control, averaged: where classes lie far apart one permutation finds nearly
+            all or nearly none.
         tries: settings that each method may try.
         steps, batch_size, validations, patience: of everything that is trained by gradient, see `finetuning.Tuning`.
 
@@ -115,7 +122,9 @@ def run(
         raise ValueError(f"shots: {list(shots)} go with the protocol few-shot; got {protocol}")
     looking = [w for w in (*adapt, *untrained) if w in adaptation.ALIGNED] + [b for b in baselines if "recentred" in b]
     if looking and protocol == "zero-shot":
-        raise ValueError(f"{', '.join(looking)} look at a new person's windows, and zero-shot uses none; leave them out")
+        raise ValueError(
+            f"{', '.join(looking)} look at a new person's windows, and zero-shot uses none; leave them out"
+        )
     tuning = Tuning(steps, batch_size, weight_decay=0.05, beta2=0.99, validations=validations, patience=patience)
     entries = _entries(model, trials, adapt, untrained, baselines, networks, tuning, seed)
     unknown = set(curves) - set(entries)
@@ -131,6 +140,8 @@ def run(
         started = time.perf_counter()
         entry.setting, entry.losses = choose(entry.method, entry.trials, first, tries, seed)
         _fit(entry, parts, drawn, seed)
+        if name == PERMUTED:
+            entry.repeats = [_again(entry, trials, parts, seed + n) for n in range(1, permutations)]
         print(f"  {name}: {time.perf_counter() - started:.0f} s")
     budget = {"tries": tries, "steps": steps, "batch_size": batch_size, "validations": validations,
               "patience": patience}  # fmt: skip
@@ -181,7 +192,7 @@ def _entries(
         found[made.name] = Entry(made, "control" if made.name == "majority" else "baseline", "", trials)
     first = next(iter(found.values()))
     permuted = trials.permuted(np.random.default_rng(seed))
-    found["permuted labels"] = Entry(adaptation.method(first.adapt, model, tuning), "control", first.adapt, permuted)
+    found[PERMUTED] = Entry(adaptation.method(first.adapt, model, tuning), "control", first.adapt, permuted)
     return found
 
 
@@ -203,6 +214,13 @@ def _fit(entry: Entry, parts: Sequence[Side], drawn: Sequence[Drawn], seed: int)
                 draws[k][number].append(_after_shots(fitted, entry.trials, side, rows, chances[-1], seed + number))
     entry.chances = np.concatenate(chances)
     entry.curve = {k: [np.concatenate(guesses) for guesses in sets] for k, sets in draws.items()}
+
+
+def _again(entry: Entry, trials: Trials, parts: Sequence[Side], seed: int) -> np.ndarray:
+    """`(scored row, class)` of the control after another permutation of the labels."""
+    permuted = trials.permuted(np.random.default_rng(seed))
+    fits = [entry.method.fit(permuted, side, entry.setting, seed) for side in parts]
+    return np.concatenate([f.predict_proba(side.test) for f, side in zip(fits, parts, strict=True)])
 
 
 def _after_shots(
@@ -260,15 +278,19 @@ def _result(
         trained = trained.take(~np.isin(trained.of("person"), tested))
     kinds = {name: (e.kind, e.adapt) for name, e in entries.items()}
     guesses = {name: e.chances.argmax(axis=1) for name, e in entries.items()}
+    scored = {name: method_scores.scored(who, truth, guess, seed) for name, guess in guesses.items()}
+    for name, e in entries.items():
+        if e.repeats:
+            more = [method_scores.scored(who, truth, x.argmax(axis=1), seed) for x in e.repeats]
+            scored[name] = shared.mean_scored([scored[name], *more], seed)
     table = [
         {
             "name": name, "kind": e.kind, "adapt": e.adapt,
-            **method_scores.of(trials, rows, e.chances, seed),
+            **method_scores.of(trials, rows, e.chances, scored[name], seed),
             "setting": e.setting, "tried": max(1, len(e.losses)), "losses": e.losses,
         }
         for name, e in entries.items()
     ]  # fmt: skip
-    scored = {name: method_scores.scored(who, truth, guess, seed) for name, guess in guesses.items()}
     main = next(iter(entries))
     people = [[len(np.unique(trials.people[r])) for r in (p.taught, p.test)] for p in parts]
     n_train, n_test = (round(float(n)) for n in np.mean(people, axis=0))

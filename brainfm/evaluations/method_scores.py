@@ -23,7 +23,7 @@ def scored(people: np.ndarray, truth: np.ndarray, guess: np.ndarray, seed: int) 
     return protocol.scored(balanced_accuracy, people, truth, guess, seed)
 
 
-def of(trials: Trials, rows: np.ndarray, chances: np.ndarray, seed: int) -> dict[str, Any]:
+def of(trials: Trials, rows: np.ndarray, chances: np.ndarray, main: Scored, seed: int) -> dict[str, Any]:
     """What a method's probabilities score on rows of the trials, as a result file has it.
 
     Balanced accuracy, chance-corrected accuracy, AUROC, Brier and log loss are means over people; the calibration error
@@ -31,10 +31,11 @@ def of(trials: Trials, rows: np.ndarray, chances: np.ndarray, seed: int) -> dict
     within each person.
 
     Args:
-        rows: `(scored row,)`. chances: `(scored row, class)`. seed: of bootstrap and permutations.
+        rows: `(scored row,)`. chances: `(scored row, class)`. main: its balanced accuracy, that of `scored` or a mean.
+        seed: of the permutations.
     """
     who, truth, guess = trials.people[rows], trials.labels[rows], chances.argmax(axis=1)
-    main, chance = scored(who, truth, guess, seed), 1 / len(trials.classes)
+    chance = 1 / len(trials.classes)
     own = [who == name for name in main.per_subject]
     both = [mine for mine in own if len(set(truth[mine].tolist())) > 1]
     rng = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ convolution along time. Batch norm after each, ELU, mean pooling by 4 and by 8. 
 `objectives/supervised.py` with its norm held at 0.25. It is trained from scratch, and there is nothing to pretrain.
 
 It knows a channel by its row alone: all recordings have the same channels in the same order, see
-`evaluations/finetune.py`. So of all models it is the one whose result depends on the order of channels.
+`evaluations/scratch.py`. So of all models it is the one whose result depends on the order of channels.
 
 Differences from the paper:
 - Rows that a batch lacks are zero, as are samples that are missing at the end of a window; its time steps come out
@@ -22,10 +22,10 @@ Tensors of `encode`: signal `(batch, channel, time)` → `(batch, filter, channe
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainfm.layers.montage_signal import montage_signal
 from brainfm.layers.norms import held
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
@@ -67,28 +67,9 @@ class EEGNet(nn.Module):
         for layer in (self.along_time, self.across_channels, self.later, self.mixing):
             nn.init.xavier_uniform_(layer.weight)
 
-    def signal(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """`(batch, channel, time)` of the built size, zero where there is nothing, and `(batch, step)` what is real.
-
-        Raises:
-            ValueError: for events, or more channels or samples than it was built for.
-        """
-        batch = batch if batch.values.shape[-1] == self.patch else batch.repatch(self.patch)
-        x, grid = batch.signal(), batch.mask.unflatten(1, batch.grid)  # type: ignore[arg-type]
-        rows, length = int(batch.channel_mask().any(dim=0).sum()), int(grid.any(dim=1).any(dim=0).sum()) * self.patch
-        if rows > self.channels or length > self.samples:
-            raise ValueError(
-                f"{rows} channels and windows of {length} samples; this EEGNet was built for {self.channels} and "
-                f"{self.samples}: build one for this montage and window"
-            )
-        x = torch.where(grid.repeat_interleave(self.patch, dim=2), x, 0.0)[:, :rows, :length]
-        x = functional.pad(x, (0, self.samples - length, 0, self.channels - rows))
-        real = grid.any(dim=1)[:, : length // self.patch]
-        return x, functional.pad(real, (0, (self.samples - length) // self.patch))
-
     def encode(self, batch: TokenBatch) -> Encoding:
         """Features of each step of 32 samples; pooled is all of them side by side."""
-        x, real = self.signal(batch)
+        x, real = montage_signal(batch, self.channels, self.samples, self.patch, "EEGNet")
         y = self.norm_time(self.along_time(_around(x.unsqueeze(1), self.along_time)))
         weight = held(self.across_channels.weight, 1.0, self.training)
         y = functional.conv2d(y, weight, groups=self.across_channels.groups)

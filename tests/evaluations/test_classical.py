@@ -21,8 +21,10 @@ from brainfm.shards.write import write_shard
 
 SFREQ, COUNT, SAMPLES, CHANNELS = 64.0, 18, 96, 6
 CLASSES = ("feet", "left", "right")
-ALL = ("majority", "log_band_power", "downsampled_signal", "csp_lda", "tangent_space", "tangent_space recentred", "pca",
-       "functional_connectivity")  # fmt: skip
+ALL = (
+    "majority", "log_band_power", "downsampled_signal", "log_power_spectrum", "csp_lda", "xdawn_covariance",
+    "tangent_space", "tangent_space recentred", "pca", "functional_connectivity",
+)  # fmt: skip
 
 
 def person(name: str, rng: np.random.Generator, flat: bool = False) -> Recording:
