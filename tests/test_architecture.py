@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "brainfm"
 LEFT = ("recording", "checksums", "hdf", "modalities", "readers", "datasets", "shards")
 RIGHT = ("tokens", "layers", "codebooks", "models", "objectives")
-ALONE = ("metrics", "statistics", "splits", "catalog", "recording", "tokens", "checksums", "hdf")
+ALONE = ("metrics", "ranking", "statistics", "splits", "catalog", "recording", "tokens", "checksums", "hdf")
 #: part → parts that it may import beside itself. `recording` reaches the right chain as vocabulary: the words of KINDS.
 ALLOWED: dict[str, tuple[str, ...]] = {
     **{part: () for part in ALONE},
@@ -36,8 +36,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "audit": ("recording", "shards"),
 }
 ALLOWED["evaluations"] = (*ALLOWED["training"], "training", "metrics", "statistics", "splits")
-ALLOWED["report"] = (*ALLOWED["evaluations"], "evaluations")
-TOP = ("api", "cli", "decode_codes", "describe", "stages")
+ALLOWED["report"] = (*ALLOWED["evaluations"], "evaluations", "ranking")
+TOP = ("api", "cli", "compare", "decode_codes", "decode_file", "describe", "given", "sklearn", "stages")
 HEAVY = ("torch", "pytorch_lightning", "lightning")
 
 
