@@ -113,8 +113,8 @@ def leave_one_out(folder: Path) -> list[float]:
     """ROC-AUC of each person's trials by what the others' taught, from shards."""
     from sklearn.metrics import roc_auc_score
 
-    from brainfm.evaluations.classical import CommonSpatialPatterns
-    from brainfm.evaluations.trials import NO_ROWS, Side, Trials
+    from brainfm.evaluations.methods.classical import CommonSpatialPatterns
+    from brainfm.evaluations.methods.trials import NO_ROWS, Side, Trials
     from brainfm.shards.read import open_shards
 
     corpus = open_shards(folder)
@@ -218,7 +218,7 @@ def network(name: str, size: str, channels: int, sfreq: float, window_s: float) 
 def probe_cached(count: int, trials: int, repeat: int) -> None:
     """Leave one person out with a frozen network."""
     from brainfm.evaluations import protocol
-    from brainfm.evaluations.trials import Trials
+    from brainfm.evaluations.methods.trials import Trials
     from brainfm.shards.read import Windows, open_shards
 
     def fold(features: np.ndarray, own: Trials, name: str) -> np.ndarray:

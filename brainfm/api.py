@@ -21,10 +21,10 @@ import numpy as np
 from safetensors.torch import save_file
 
 from brainfm import catalog
-from brainfm.evaluations import adaptation
-from brainfm.evaluations.adaptation import ADAPT as ADAPT
-from brainfm.evaluations.probing import FittedProbe
-from brainfm.evaluations.trials import NO_ROWS, Side
+from brainfm.evaluations.methods import adaptation
+from brainfm.evaluations.methods.adaptation import ADAPT as ADAPT
+from brainfm.evaluations.methods.probing import FittedProbe
+from brainfm.evaluations.methods.trials import NO_ROWS, Side
 from brainfm.given import SOMEBODY, Given, check_names, described, labels_of
 from brainfm.given import arrays as arrays
 from brainfm.metrics import balanced_accuracy
@@ -82,8 +82,8 @@ class Decoder:
 
     Args:
         encoder: a loaded model or its folder; not changed.
-        adapt: a word of `ADAPT`, see `evaluations/adaptation.py`: "probe" leaves the network as it is and fits a
-            logistic readout, "finetune" trains all weights with one.
+        adapt: a word of `ADAPT`, see docs/transfer.md: "probe" leaves the network as it is and fits a logistic readout,
+            "finetune" trains all weights with one.
         seed: of folds, weights, steps, and of who is spared.
         steps: optimiser steps at most, of a word that trains by gradient. learning_rate: its peak; the word's own if
             None.
@@ -93,7 +93,7 @@ class Decoder:
         channels_: names of the channels that it was fitted on; none where it was fitted on several montages.
         samples_: length of a window in samples of the encoder's rate.
         encoder_: the network as adapted, in the layout of its model.
-        fitted_: what `evaluations/adaptation.py` made of it.
+        fitted_: what `evaluations/methods/adaptation.py` made of it.
         notes_: sentences on what was decided: what was resampled, and which trials say when to stop.
     """
 

@@ -22,7 +22,7 @@ from brainfm.datasets.same_cleaning import WHOLE, band_of, card_steps, cleaning_
 from brainfm.decode_codes import DecodeError
 from brainfm.describe import CONSOLE
 from brainfm.evaluations import sliding
-from brainfm.evaluations.adaptation import ALIGNED
+from brainfm.evaluations.methods.adaptation import ALIGNED
 from brainfm.evaluations.sliding import Places
 from brainfm.modalities import cleaning, units
 from brainfm.readers import bids, collection, detect

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from brainfm.evaluations.trials import Signals
+from brainfm.evaluations.methods.trials import Signals
 from brainfm.modalities import electrodes, filters
 from brainfm.recording import TYPICAL, Channels
 from brainfm.shards.read import Windows

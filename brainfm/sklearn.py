@@ -24,7 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from brainfm import api, given
-from brainfm.evaluations.adaptation import ALIGNED
+from brainfm.evaluations.methods.adaptation import ALIGNED
 from brainfm.evaluations.protocol import fit_ridge
 from brainfm.modalities import electrodes
 from brainfm.recording import Channels

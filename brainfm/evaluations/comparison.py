@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from brainfm.evaluations import adaptation, classical, few_shot, method_scores, protocols, scratch
+from brainfm.evaluations import few_shot, method_scores, protocols
 from brainfm.evaluations import protocol as shared
+from brainfm.evaluations.methods import adaptation, classical, scratch
+from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials, choose
 from brainfm.evaluations.protocols import Calibration
-from brainfm.evaluations.trials import Method, Setting, Side, Trials, choose
 from brainfm.metrics import confusion
 from brainfm.shards.read import Windows
 from brainfm.training import checkpoint

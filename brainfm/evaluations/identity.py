@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brainfm.evaluations import alignment, baselines, layerwise, perturbation, protocol, variance
+from brainfm.evaluations import baselines, layerwise, perturbation, protocol, variance
 from brainfm.evaluations.identity_probes import Probed, Probes, probes
-from brainfm.evaluations.trials import Trials
+from brainfm.evaluations.methods import alignment
+from brainfm.evaluations.methods.trials import Trials
 from brainfm.metrics import balanced_accuracy, confusion
 from brainfm.recording import TYPICAL
 from brainfm.shards.read import Windows

@@ -14,8 +14,8 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from brainfm.evaluations import protocol
+from brainfm.evaluations.methods.trials import Trials
 from brainfm.evaluations.protocol import CLASSIFIER_C, Scored
-from brainfm.evaluations.trials import Trials
 from brainfm.metrics import accuracy, balanced_accuracy
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate

@@ -15,7 +15,7 @@ import torch
 from sklearn.pipeline import Pipeline
 
 from brainfm.evaluations import baselines, protocol
-from brainfm.evaluations.trials import Signals, Trials
+from brainfm.evaluations.methods.trials import Signals, Trials
 from brainfm.metrics import balanced_accuracy
 from brainfm.recording import TYPICAL
 from brainfm.shards.read import Windows

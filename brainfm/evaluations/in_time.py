@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfm import splits
 from brainfm.evaluations import protocol
-from brainfm.evaluations.trials import Trials
+from brainfm.evaluations.methods.trials import Trials
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
 from brainfm.statistics import bootstrap_ci, interval, permutation_p

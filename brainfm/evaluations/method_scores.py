@@ -9,8 +9,8 @@ import numpy as np
 
 from brainfm import statistics
 from brainfm.evaluations import protocol
+from brainfm.evaluations.methods.trials import Trials
 from brainfm.evaluations.protocol import Scored
-from brainfm.evaluations.trials import Trials
 from brainfm.metrics import balanced_accuracy, brier, chance_corrected, ece, log_loss, multiclass_auroc
 
 #: Name → its kind ("pretrained", "untrained", "baseline", "control") and adaptation mode.

@@ -24,7 +24,7 @@ import numpy as np
 from brainfm import splits
 from brainfm.catalog import nearest
 from brainfm.evaluations import few_shot
-from brainfm.evaluations.trials import NO_ROWS, Side, Trials
+from brainfm.evaluations.methods.trials import NO_ROWS, Side, Trials
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
 from brainfm.splits import order

@@ -1,6 +1,6 @@
 """Where the blocks of a network are: the one list of equal modules that holds most of its parameters.
 
-What works on any network block by block (rates by depth, low-rank adapters, probes layer by layer) asks here.
+What works on any network block by block (rates by depth, low-rank adapters) asks here.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Human Brain Mapping 38:5391-5420, arXiv:1703.05051, figure 1 ("Deep ConvNet").
 Filters along time, then over all channels; then three convolutions along time over all filters, twice as many each
 time. Each of the four is followed by batch norm, ELU and the maximum of every three steps. The classifier is a linear
 layer of what is left. It is trained from scratch, and there is nothing to pretrain. It knows a channel by its row
-alone: all recordings have the same channels in the same order, see `evaluations/scratch.py`.
+alone: all recordings have the same channels in the same order, see `evaluations/methods/scratch.py`.
 
 Differences from the paper:
 - The length of filters is given in seconds, that of the paper at its 250 Hz (10 samples), so it shrinks with the rate.

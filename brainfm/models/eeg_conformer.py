@@ -5,8 +5,8 @@ IEEE Transactions on Neural Systems and Rehabilitation Engineering 31:710-719, d
 
 Filters along time, then over all channels; batch norm; ELU; a mean over 0.3 s every 0.06 s makes a token. Six
 transformer blocks attend between tokens, without positions. The classifier has two hidden layers (`Stacked` of
-`evaluations/scratch.py`). It is trained from scratch, and there is nothing to pretrain. It knows a channel by its row
-alone: all recordings have the same channels in the same order.
+`evaluations/methods/scratch.py`). It is trained from scratch, and there is nothing to pretrain. It knows a channel by
+its row alone: all recordings have the same channels in the same order.
 
 Differences from the paper:
 - Lengths are given in seconds, those of the paper at its 250 Hz (25, 75 and 15 samples): kernels shrink with the rate.

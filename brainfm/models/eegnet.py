@@ -8,7 +8,7 @@ convolution along time. Batch norm after each, ELU, mean pooling by 4 and by 8. 
 `objectives/supervised.py` with its norm held at 0.25. It is trained from scratch, and there is nothing to pretrain.
 
 It knows a channel by its row alone: all recordings have the same channels in the same order, see
-`evaluations/scratch.py`. So of all models it is the one whose result depends on the order of channels.
+`evaluations/methods/scratch.py`. So of all models it is the one whose result depends on the order of channels.
 
 Differences from the paper:
 - Rows that a batch lacks are zero, as are samples that are missing at the end of a window; its time steps come out

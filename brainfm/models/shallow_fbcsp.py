@@ -5,7 +5,7 @@ Human Brain Mapping 38:5391-5420, arXiv:1703.05051, figure 2 ("Shallow ConvNet")
 
 Filters along time, then over all channels; batch norm; the square; a mean over 0.3 s every 0.06 s; the logarithm. The
 classifier is a linear layer of all steps. It is trained from scratch, and there is nothing to pretrain. It knows a
-channel by its row alone: all recordings have the same channels in the same order, see `evaluations/scratch.py`.
+channel by its row alone: all recordings have the same channels in the same order, see `evaluations/methods/scratch.py`.
 
 Differences from the paper:
 - Lengths are given in seconds, those of the paper at its 250 Hz (25, 75 and 15 samples): kernels shrink with the rate.

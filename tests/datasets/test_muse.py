@@ -11,8 +11,8 @@ import pytest
 from brainfm.checksums import sha256
 from brainfm.datasets import muse_files, muse_p300, muse_ssvep
 from brainfm.evaluations.baselines import downsampled_signal
+from brainfm.evaluations.methods.trials import Trials
 from brainfm.evaluations.protocol import fit_linear
-from brainfm.evaluations.trials import Trials
 from brainfm.shards.read import Corpus, open_shards
 from brainfm.shards.write import write_shard
 

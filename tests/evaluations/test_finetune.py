@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from brainfm.evaluations import autoencoding, comparison, protocols
-from brainfm.evaluations.trials import Trials
+from brainfm.evaluations.methods.trials import Trials
 from brainfm.objectives.supervised import Normed, Supervised
 from brainfm.shards.read import Windows, open_shards
 from brainfm.shards.write import write_shard

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from brainfm.evaluations import importance, protocol
-from brainfm.evaluations.trials import Signals
+from brainfm.evaluations.methods.trials import Signals
 from brainfm.models import luna
 from brainfm.objectives.supervised import Supervised
 from brainfm.recording import Channels, Events, Recording

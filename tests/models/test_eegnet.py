@@ -117,7 +117,7 @@ def test_a_lacking_channel_is_a_silent_one(model):
 
 
 def test_it_tells_channels_by_their_row(model):
-    """What sets it apart from the other models, and why `evaluations/scratch.py` brings montages together first."""
+    """What sets it apart from the other models, and why `methods/scratch.py` brings montages together first."""
     batch = windows()
     turned = replace(batch, values=batch.values.unflatten(1, batch.grid).flip(1).flatten(1, 2))
     assert not torch.allclose(model.encode(turned).pooled, model.encode(batch).pooled, atol=1e-3)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from brainfm.evaluations import scratch
+from brainfm.evaluations.methods import scratch
 from brainfm.layers.montage_signal import covered
 from brainfm.layers.time_space import TimeSpace
 from brainfm.models import deep4

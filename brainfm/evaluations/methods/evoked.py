@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from brainfm.evaluations import alignment, protocol
-from brainfm.evaluations.classical import Decoded, logistic, several, tangent_vectors
-from brainfm.evaluations.trials import Setting, Side, Trials
+from brainfm.evaluations import protocol
+from brainfm.evaluations.methods import alignment
+from brainfm.evaluations.methods.classical import Decoded, logistic, several, tangent_vectors
+from brainfm.evaluations.methods.trials import Setting, Side, Trials
 
 #: Windows are averaged to at most this rate (Hz), for slow potentials are all that is looked for.
 RATE_HZ = 32.0

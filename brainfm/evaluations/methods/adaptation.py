@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from brainfm.catalog import nearest
-from brainfm.evaluations.probing import FittedProbe, Probe, Readout
-from brainfm.evaluations.subject_layer import FittedSubjectLayer, SubjectLayer, by_person
-from brainfm.evaluations.tuned import TUNING, Attend, Finetune, FittedNetwork, LowRankTuning, Tokens
-from brainfm.evaluations.views import SIGNAL_LEVEL, Batches, Centred, Erased, Pooled, Shown, View, Whitened
+from brainfm.evaluations.methods.probing import FittedProbe, Probe, Readout
+from brainfm.evaluations.methods.subject_layer import FittedSubjectLayer, SubjectLayer, by_person
+from brainfm.evaluations.methods.tuned import TUNING, Attend, Finetune, FittedNetwork, LowRankTuning, Tokens
+from brainfm.evaluations.methods.views import SIGNAL_LEVEL, Batches, Centred, Erased, Pooled, Shown, View, Whitened
 from brainfm.layers import lora, mixing
 from brainfm.layers.attentive import Attentive
 from brainfm.objectives.supervised import Hidden, Standardised, Supervised

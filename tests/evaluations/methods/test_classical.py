@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from brainfm.evaluations import alignment, classical
-from brainfm.evaluations.trials import Side, Trials, choose
+from brainfm.evaluations.methods import alignment, classical
+from brainfm.evaluations.methods.trials import Side, Trials, choose
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import Windows, open_shards
 from brainfm.shards.write import write_shard

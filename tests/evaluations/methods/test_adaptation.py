@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from brainfm.evaluations import adaptation, alignment, protocol
-from brainfm.evaluations.trials import NO_ROWS, Side, Trials, choose
-from brainfm.evaluations.tuned import FittedNetwork, Tokens
-from brainfm.evaluations.views import in_memory, known
+from brainfm.evaluations import protocol
+from brainfm.evaluations.methods import adaptation, alignment
+from brainfm.evaluations.methods.trials import NO_ROWS, Side, Trials, choose
+from brainfm.evaluations.methods.tuned import FittedNetwork, Tokens
+from brainfm.evaluations.methods.views import in_memory, known
 from brainfm.layers.lora import LowRank
 from brainfm.models import eegnet
 from brainfm.recording import Channels, Events, Recording

@@ -11,8 +11,8 @@ from scipy.special import softmax
 from sklearn.pipeline import Pipeline
 
 from brainfm.evaluations import few_shot, protocol
-from brainfm.evaluations.trials import Setting, Side
-from brainfm.evaluations.views import Shown, View
+from brainfm.evaluations.methods.trials import Setting, Side
+from brainfm.evaluations.methods.views import Shown, View
 
 #: Inverse penalties to try, the default first; None: the best by cross-validation within the training side.
 PENALTIES: tuple[Setting, ...] = tuple({"inverse_penalty": c} for c in (1e-2, 1e-3, 1e-1, 1e-4, 1.0))

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from brainfm.evaluations.probing import enough
-from brainfm.evaluations.trials import Setting, Side
-from brainfm.evaluations.views import Batches, Shown
+from brainfm.evaluations.methods.probing import enough
+from brainfm.evaluations.methods.trials import Setting, Side
+from brainfm.evaluations.methods.views import Batches, Shown
 from brainfm.layers import lora
 from brainfm.layers.attentive import Attentive
 from brainfm.objectives.supervised import Hidden, Standardised, Supervised

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from brainfm.evaluations.trials import Setting, Side
-from brainfm.evaluations.tuned import TUNING, FittedNetwork, few, rates, trained
-from brainfm.evaluations.views import Batches, Shown, in_memory
+from brainfm.evaluations.methods.trials import Setting, Side
+from brainfm.evaluations.methods.tuned import TUNING, FittedNetwork, few, rates, trained
+from brainfm.evaluations.methods.views import Batches, Shown, in_memory
 from brainfm.layers import mixing
 from brainfm.tokens import TokenBatch
 from brainfm.training.checkpoint import Pretrained

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainfm.evaluations import baselines, classical
-from brainfm.evaluations.trials import Side, Trials
+from brainfm.evaluations import baselines
+from brainfm.evaluations.methods import classical
+from brainfm.evaluations.methods.trials import Side, Trials
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import open_shards
 from brainfm.shards.write import write_shard

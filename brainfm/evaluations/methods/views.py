@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from brainfm.evaluations import alignment
-from brainfm.evaluations.trials import Side, Signals
+from brainfm.evaluations.methods import alignment
+from brainfm.evaluations.methods.trials import Side, Signals
 from brainfm.recording import TYPICAL
 from brainfm.tokens import TokenBatch
 from brainfm.training.batches import ArrayDataset

@@ -37,10 +37,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from brainfm.catalog import nearest
-from brainfm.evaluations import alignment, baselines, protocol
+from brainfm.evaluations import baselines, protocol
 from brainfm.evaluations.few_shot import SHARES
-from brainfm.evaluations.trials import Method, Setting, Side, Trials
-from brainfm.evaluations.views import known
+from brainfm.evaluations.methods import alignment
+from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials
+from brainfm.evaluations.methods.views import known
 
 #: Rows of all windows → `(row, feature)`.
 Describe = Callable[[np.ndarray], np.ndarray]
@@ -304,7 +305,7 @@ def classical(names: Sequence[str]) -> list[Method]:
     Raises:
         KeyError: for an unknown name, with the nearest one.
     """
-    from brainfm.evaluations.evoked import EvokedCovariances
+    from brainfm.evaluations.methods.evoked import EvokedCovariances
 
     there: dict[str, Method] = {m.name: m for m in (
         Majority(),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from brainfm.evaluations import scratch
-from brainfm.evaluations.trials import Side, Trials
+from brainfm.evaluations.methods import scratch
+from brainfm.evaluations.methods.trials import Side, Trials
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import open_shards
 from brainfm.shards.write import write_shard

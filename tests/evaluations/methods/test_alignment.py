@@ -7,7 +7,7 @@ import pytest
 from pyriemann.geometry.covariance import covariances as reference_covariances
 from pyriemann.transfer import TLCenter
 
-from brainfm.evaluations import alignment
+from brainfm.evaluations.methods import alignment
 
 SFREQ = 128.0
 

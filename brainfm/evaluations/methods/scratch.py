@@ -15,8 +15,8 @@ from torch import nn
 
 from brainfm import catalog
 from brainfm.catalog import nearest
-from brainfm.evaluations.trials import Trials
-from brainfm.evaluations.tuned import Finetune
+from brainfm.evaluations.methods.trials import Trials
+from brainfm.evaluations.methods.tuned import Finetune
 from brainfm.objectives.supervised import Bounded
 from brainfm.recording import Channels
 from brainfm.tokens import Facts
