@@ -31,7 +31,7 @@ wire: install
 	elif [ -f configs/wirings/$(WIRING).yaml ]; then ln -sf configs/wirings/$(WIRING).yaml params.yaml; \
 	else echo "no wiring $(WIRING); there are: default $(basename $(notdir $(wildcard configs/wirings/*.yaml)))" >&2; exit 2; fi
 
-repro: wire  ## run the pipeline; WIRING=eegmat for the real cross-subject task, WIRING=joint for EEG against MEG
+repro: wire  ## run the pipeline; WIRING=eegmat for the real cross-subject task; also joint, spikes, v1, muse
 	$(BIN)/dvc repro report@$(WIRING)
 	@$(BIN)/brainfm info data/results/report/$(WIRING).html
 

@@ -2,7 +2,7 @@
 
 >>> import brainfm
 >>> sorted(brainfm.list_models())[:2]
-['brainomni', 'eegnet']
+['brainomni', 'deep4']
 """
 
 from __future__ import annotations
