@@ -231,4 +231,25 @@ def _own(trials: Trials, known: np.ndarray, scored: np.ndarray, what: str) -> Si
             f"{what}: condition {trials.classes[missing.pop()]!r} is not among the windows that it would be fitted on; "
             "take fewer blocks, or sessions that hold every condition"
         )
-    return Side(*spared(trials, known, trials.seed), scored)
+    return Side(*_later(trials, known, what), scored)
+
+
+def _later(trials: Trials, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of one person: rows to fit, and the last of their time for validation, more of it where a class would be missing.
+
+    Raises:
+        ValueError: where no cut leaves every class on both sides.
+    """
+    start, stop = seconds(trials.windows)
+    begin, end = _one_clock(trials.windows, rows, start, stop)
+    gap = 2 * max(r.reach_s for r in trials.windows.take(rows).used)
+    classes = set(trials.labels[rows].tolist())
+    for share in (SPARED, 0.3, 0.4, 0.5):
+        val = begin >= np.quantile(end, 1 - share)
+        fit = end <= begin[val].min(initial=np.inf) - gap
+        if set(trials.labels[rows[fit]].tolist()) == classes == set(trials.labels[rows[val]].tolist()):
+            return rows[fit], rows[val]
+    raise ValueError(
+        f"{what}: no time cuts the {len(rows)} windows that it would be fitted on so that every condition lies on both "
+        "sides; take fewer blocks or longer recordings"
+    )

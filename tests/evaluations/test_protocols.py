@@ -110,6 +110,8 @@ def test_sessions_are_taught_by_the_other_session_of_the_same_person(days, two):
     for part in parts:
         assert len({trials.people[r] for r in np.concatenate(part)}) == 1
         assert set(session[part.taught]).isdisjoint(session[part.test])
+        fit, val = (trials.windows.start[rows] for rows in (part.fit, part.val))
+        assert fit.max() + 64 + 2 * REACH * 64 <= val.min()
     with pytest.raises(ValueError, match="has one session"):
         sides("cross-session", *two, seed=0)
 
