@@ -70,21 +70,32 @@ def groups_of(trials: Trials, rows: np.ndarray) -> dict[str, dict[str, str]]:
 
 
 def pairs(kinds: Kinds, scores: Mapping[str, Scored], n_train: int, n_test: int, seed: int) -> list[dict[str, Any]]:
-    """The first method against each other, and each pretrained one against the same network untrained.
+    """What pretraining adds: each adaptation mode against the same of the untrained network; and the first against all.
 
-    Holm's correction is over all of these pairs. None for one person, of whom nothing is paired.
+    The two are families of their own: Holm's correction is over the pairs of a family, for the first question was asked
+    before, and twenty others must not drown it. None for one person, of whom nothing is paired.
     """
     first = next(iter(kinds))
     if len(scores[first].per_subject) < 2:
         return []
-    wanted = [(first, name) for name in kinds if name != first]
-    for name, (kind, adapt) in kinds.items():
-        twins = [b for b, (k, a) in kinds.items() if k == "untrained" and a == adapt]
-        wanted += [(name, b) for b in twins if kind == "pretrained" and (name, b) not in wanted]
+    twins = [
+        (a, b)
+        for a, (kind, adapt) in kinds.items()
+        for b, (other, word) in kinds.items()
+        if kind == "pretrained" and other == "untrained" and adapt == word
+    ]
+    families = {
+        "pretraining": twins,
+        "methods": [(first, name) for name in kinds if name != first and (first, name) not in twins],
+    }
     each = {name: s.per_subject for name, s in scores.items()}
-    found = [{"a": a, "b": b, **statistics.contrast(each[a], each[b], n_train, n_test, seed)} for a, b in wanted]
-    for row, p in zip(found, statistics.holm([row["wilcoxon_p"] for row in found]), strict=True):
-        row["holm_p"] = float(p)
+    found = []
+    for family, wanted in families.items():
+        rows = [{"a": a, "b": b, "family": family, **statistics.contrast(each[a], each[b], n_train, n_test, seed)}
+                for a, b in wanted]  # fmt: skip
+        for row, p in zip(rows, statistics.holm([row["wilcoxon_p"] for row in rows]), strict=True):
+            row["holm_p"] = float(p)
+        found += rows
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -218,10 +219,11 @@ def rows_axis(drawing: go.Figure, names: Sequence[str]) -> None:
 
 
 def shown_pairs(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pairs of a figure: all of them, or those with the method that stands first."""
+    """The pairs of a figure: all of them, or what pretraining adds and those with the method that stands first."""
     found = [p for p in dicts(result.get("pairs")) if finite(p.get("difference"))]
     first = methods(result)[0]["name"]
-    return found if len(found) <= PAIRS else [p for p in found if first in (p.get("a"), p.get("b"))]
+    few = [p for p in found if p.get("family") == "pretraining" or first in (p.get("a"), p.get("b"))]
+    return found if len(found) <= PAIRS else few
 
 
 def pairs_figure(result: dict[str, Any], number_of: int) -> str:
@@ -270,16 +272,18 @@ def pairs_table(result: dict[str, Any]) -> str:
     )
     counts = [p["n"] for p in rows if finite(p.get("n"))]
     few = ""
-    if counts and 2.0 ** (1 - min(counts)) * len(rows) > 0.05:
+    family = Counter(p.get("family") for p in rows).most_common(1)[0][1]  # Holm's correction is within a family
+    if counts and 2.0 ** (1 - min(counts)) * family > 0.05:
         few = (
             f" With {whole(min(counts))} people the smallest Wilcoxon p is {p_value(2.0 ** (1 - min(counts)))}, and "
-            f"Holm's correction over {len(rows)} pairs may leave none below 0.05, whatever the scores."
+            f"Holm's correction over {family} pairs may leave none below 0.05, whatever the scores."
         )
     return (
         f"<details><summary>All {len(rows)} paired comparisons</summary>"
         f'<div class="wide"><table><thead><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></details>"
-        f'<p class="caption">Tests are over people, two-sided; Holm corrects the Wilcoxon p over all pairs.{few}</p>'
+        '<p class="caption">Tests are over people, two-sided; Holm corrects the Wilcoxon p over the pairs of a family: '
+        f"what pretraining adds, and the score against all others.{few}</p>"
     )
 
 
