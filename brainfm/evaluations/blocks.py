@@ -7,6 +7,7 @@ the spikes of the training blocks without behaviour, then all its weights and a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,8 @@ def run(
     batch_size: int = 128,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.01,
+    keep_neurons: Sequence[int] | None = None,
+    from_scratch: bool = True,
     linear_bins: int = 6,
     bin_s: float = 0.05,
 ) -> dict:
@@ -51,7 +54,8 @@ def run(
     with fresh weights, taught the same; "encodings" is a ridge on what it encodes before it is taught; "untrained"
     is a ridge on a fresh network's encodings. "ridge" and "Wiener" (no penalty) see the history of binned counts,
     "naive Bayes" the counts of the window, where the covariate is a place of one or two axes. "time-shifted" is the
-    ridge on encodings with its training target moved round by half.
+    ridge on encodings with its training target moved round by half. A network that reads the covariate out itself is
+    asked, at its own moment, and what it encodes is not looked at; there "time-shifted" is the ridge on counts.
 
     Args:
         model: the network, not changed; neurons that it does not know get fresh rows.
@@ -63,7 +67,8 @@ def run(
         moving: leave out windows whose target moves less than this in a second; 0 keeps all.
         objectives: name → keywords of what teaches the network the spikes alone, for `unlabelled_steps`.
         steps: of teaching network and read-out; 0 leaves the ridge on encodings as the score.
-        batch_size, learning_rate, weight_decay: of both.
+        batch_size, learning_rate, weight_decay: of both. keep_neurons: see `continuous.Fitting`.
+        from_scratch: whether to train the network with fresh weights as well, which doubles the time.
         linear_bins, bin_s: spike history of the linear decoders.
 
     Raises:
@@ -74,16 +79,19 @@ def run(
     train, taught = with_target(train, target, at)
     test, truth = with_target(test, target, at)
     if moving:
-        (train, taught), (test, truth) = (_moving(w, y, target, moving) for w, y in ((train, taught), (test, truth)))
+        (train, taught), (test, truth) = (
+            moving_only(w, y, target, moving) for w, y in ((train, taught), (test, truth))
+        )
     unseen(model, test)
     cuts = folds(train, test, blocks, gap_s)
-    how = Fitting(steps, batch_size, learning_rate, weight_decay)
+    how = Fitting(steps, batch_size, learning_rate, weight_decay, keep_neurons)
     made = [catalog.load_class("objectives", n)(**(k or {})) for n, k in (objectives or {}).items()]
     history = _both(train, test, bin_s, linear_bins)
     whole = _both(train, test, float(train.samples[0] / rate(train.recordings[train.recording[0]])), 1)
     is_place = truth.shape[1] <= 2 and target == "position"
     people, other = train.of("person"), test.of("person")
-    fresh = model.untrained(seed)
+    starts = {"score": model, **({"from scratch": model.untrained(seed)} if from_scratch else {})}
+    encodes = not (steps and continuous.reads_out(model, target))
     guesses: dict[str, np.ndarray] = {}
 
     def say(name: str, rows: np.ndarray, guess: np.ndarray) -> None:
@@ -93,21 +101,24 @@ def run(
         for person in np.unique(other[scored]):
             a, b = fit[people[fit] == person], scored[other[scored] == person]
             y, here, there = taught[a], train.take(a), test.take(b)
-            for name, start in (("score", model), ("from scratch", fresh)):
-                copy = continuous.knowing(start, here)
-                if name == "from scratch":
+            x, x_test, shifted = history[0][a], history[1][b], np.roll(y, len(y) // 2, axis=0)
+            for name, start in starts.items():
+                copy = continuous.knowing(start, here, seed + number)
+                if name == "from scratch" and encodes:
                     say("untrained", b, _ridge(copy.features(here), y, copy.features(there)))
                 if made and unlabelled_steps:
-                    continuous.pretext(copy, here, made, replace(how, steps=unlabelled_steps), seed + number)
-                if name == "score":
+                    spikes = continuous.Unlabelled(here, made)
+                    continuous.pretext(copy, spikes, replace(how, steps=unlabelled_steps), seed + number)
+                if name == "score" and encodes:
                     encoded = copy.features(here), copy.features(there)
                     say("encodings", b, _ridge(encoded[0], y, encoded[1]))
-                    say("time-shifted", b, _ridge(encoded[0], np.roll(y, len(y) // 2, axis=0), encoded[1]))
+                    say("time-shifted", b, _ridge(encoded[0], shifted, encoded[1]))
                 if steps:
-                    readout = continuous.tuned(copy, here, y, how, seed + number)
+                    readout = continuous.tuned(copy, here, y, how, seed + number, name=target, at=at)
                     say(name, b, continuous.predicted(copy, readout, there))
+            if not encodes:
+                say("time-shifted", b, _ridge(x, shifted, x_test))
             say("mean", b, np.broadcast_to(y.mean(axis=0), (len(b), y.shape[1])))
-            x, x_test = history[0][a], history[1][b]
             say("ridge", b, _ridge(x, y, x_test))
             say("Wiener", b, _least_squares(x, y, x_test))
             if is_place:
@@ -207,7 +218,7 @@ def _errors(guesses: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, floa
     return {name: float(np.nanmedian(np.linalg.norm(truth - guess, axis=1))) for name, guess in guesses.items()}
 
 
-def _moving(windows: Windows, target: np.ndarray, name: str, least: float) -> tuple[Windows, np.ndarray]:
+def moving_only(windows: Windows, target: np.ndarray, name: str, least: float) -> tuple[Windows, np.ndarray]:
     """Windows over which the covariate goes from start to end by at least `least` a second."""
     kept = np.zeros(len(windows), bool)
     for r in np.unique(windows.recording):

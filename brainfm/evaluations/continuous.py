@@ -1,10 +1,11 @@
-"""Fit a network to a continuous covariate: first to the spikes alone by its objectives, then with a linear read-out.
+"""Fit a network to a continuous covariate: first to the spikes alone by its objectives, then with a read-out.
 
 A copy of the network is trained; whatever is fitted sees the training windows only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import Windows
 from brainfm.tokens import TokenBatch
 from brainfm.training.batches import batches
@@ -27,48 +29,77 @@ class Fitting:
 
     Attributes:
         steps: of a part. batch_size: windows per step. learning_rate: its peak. weight_decay: on matrices only.
+        keep_neurons: for a network that reads behaviour out itself, how many neurons a training sample shows, as in
+            `objectives/behaviour.py`; None shows all. Other networks have a dropout of their own.
     """
 
     steps: int = 600
     batch_size: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
+    keep_neurons: Sequence[int] | None = None
 
 
-def knowing(model: Pretrained, windows: Windows) -> Pretrained:
-    """A copy of the network that has a row for every neuron of the windows, where it knows neurons.
+def knowing(model: Pretrained, windows: Windows, seed: int) -> Pretrained:
+    """A copy of the network that has a row for every neuron of the windows, and for every session, where it knows such.
+
+    Args:
+        model: not changed. windows: whose neurons. seed: of the new rows; torch's generator is left as it was.
 
     Raises:
         ValueError: where neurons are unknown to it and it cannot take new ones.
     """
     copy = model.copy()
-    known = getattr(copy.model, "neurons", None)
+    network, used = copy.model, windows.used
+    known = getattr(network, "neurons", None)
     if known is not None:
-        used = windows.used
         ids = {x for s in used for x in s.channel_ids} - set(known)
-        if ids and not hasattr(copy.model, "add_neurons"):
+        if ids and not hasattr(network, "add_neurons"):
             raise ValueError(
-                f"{len(ids)} neurons of {used[0].person} are unknown to {type(copy.model).__name__}, which takes no "
+                f"{len(ids)} neurons of {used[0].person} are unknown to {type(network).__name__}, which takes no "
                 "new ones; take a model with `add_neurons`"
             )
+    else:
+        ids = set()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         if ids:
-            copy.model.add_neurons(sorted(ids))
+            network.add_neurons(sorted(ids))
+        if hasattr(network, "add_sessions"):
+            network.add_sessions(sorted({s.id for s in used}))
     return copy
 
 
-def pretext(model: Pretrained, windows: Windows, objectives: Sequence[nn.Module], how: Fitting, seed: int) -> None:
-    """Train the network in place by objectives, such as those of its pretraining, on unlabelled windows."""
-    batcher, size = model.batcher(), min(how.batch_size, len(windows))
-    device = next(model.model.parameters()).device
+@dataclass(frozen=True)
+class Unlabelled:
+    """Spikes without behaviour: windows, and the objectives that are to learn them, such as those of pretraining."""
 
-    def loss(rows: np.ndarray) -> Tensor:
-        batch = batcher(windows, rows).to(device)
-        parts: dict[str, Tensor] = {}
-        for objective in objectives:
-            parts |= objective(model.model, batch)
-        return summed(parts)
+    windows: Windows
+    objectives: Sequence[nn.Module]
 
-    _fit(nn.ModuleList([model.model, *objectives]), len(windows), size, loss, how, seed, "Spikes alone")
+    def loss(self, model: Pretrained, size: int) -> Callable[[np.random.Generator], Tensor]:
+        """The sum of the objectives over `size` windows that the generator draws."""
+        batcher, device = model.batcher(), next(model.model.parameters()).device
+
+        def drawn(rng: np.random.Generator) -> Tensor:
+            batch = batcher(self.windows, _some(rng, len(self.windows), size)).to(device)
+            parts: dict[str, Tensor] = {}
+            for objective in self.objectives:
+                parts |= objective(model.model, batch)
+            return summed(parts)
+
+        return drawn
+
+
+def pretext(model: Pretrained, unlabelled: Unlabelled, how: Fitting, seed: int) -> None:
+    """Train the network in place by spikes alone."""
+    trained = nn.ModuleList([model.model, *unlabelled.objectives])
+    _fit(trained, unlabelled.loss(model, how.batch_size), how, seed, "Spikes alone")
+
+
+def reads_out(model: Pretrained, name: str) -> bool:
+    """Whether the network itself answers for this covariate, as POYO does."""
+    return name in getattr(model.model, "targets", ())
 
 
 class Readout(nn.Module):
@@ -89,50 +120,89 @@ class Readout(nn.Module):
         self.register_buffer("spread", torch.tensor(np.where(spread > 0, spread, 1.0), dtype=torch.float32))
 
     def forward(self, batch: TokenBatch) -> Tensor:
-        """`(window, column)` standardised predictions."""
+        """`(window, column)` in the target's unit."""
+        return self._standardised(batch) * self.spread + self.mean
+
+    def loss(self, batch: TokenBatch, target: Tensor) -> Tensor:
+        """Mean squared error in units of the training target's spread; `target (window, column)` in its own unit."""
+        return (self._standardised(batch) - (target - self.mean) / self.spread).square().mean()
+
+    def _standardised(self, batch: TokenBatch) -> Tensor:
         return self.out(self.norm(self.model.encode(batch).pooled))
 
-    def standardised(self, target: np.ndarray) -> Tensor:
-        """`(window, column)` of any windows in these units."""
-        return (torch.from_numpy(target.astype(np.float32)) - self.mean) / self.spread
+
+class Asked(nn.Module):
+    """The answers of a network that reads behaviour out itself at any time, such as POYO.
+
+    It learns from every sample of a window (`objectives/behaviour.py`) and is asked for the one that counts.
+
+    Args:
+        model: with `targets`, `times` and `predict`. name: the covariate. at: "end" or "centre" of the window.
+        keep_neurons: as in `Fitting`.
+    """
+
+    def __init__(self, model: Any, name: str, at: str, keep_neurons: Sequence[int] | None) -> None:
+        super().__init__()
+        self.model, self.name, self.at = model, name, at
+        self.objective = Behaviour(keep_neurons)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """`(window, column)` in the target's unit."""
+        time = self.model.times(batch)[self.name]
+        last = len(time) if self.at == "end" else math.ceil(len(time) / 2)
+        return self.model.predict(batch, {self.name: time[last - 1 : last]})[self.name][:, 0]
+
+    def loss(self, batch: TokenBatch, target: Tensor) -> Tensor:
+        """Squared error over all samples of the windows; `target` is one of them and not looked at."""
+        return summed(self.objective(self.model, batch))
 
 
-def tuned(model: Pretrained, windows: Windows, target: np.ndarray, how: Fitting, seed: int) -> Readout:
-    """Train the network in place together with a linear read-out, by squared error.
+def tuned(
+    model: Pretrained, windows: Windows, target: np.ndarray, how: Fitting, seed: int, *, name: str, at: str = "end",
+    beside: Unlabelled | None = None,
+) -> Readout | Asked:  # fmt: skip
+    """Train the network in place with a read-out: its own where it has one for the covariate, else a linear one.
 
     Args:
         model: the network. windows: training windows. target: `(window, column)`, finite. how, seed: of the fit.
+        name: of the covariate. at: "end" or "centre", when in the window the target is.
+        beside: spikes to learn in the same steps (joint training); their loss is added with weight 1.
     """
-    batcher, size = model.batcher(), min(how.batch_size, len(windows))
     device = next(model.model.parameters()).device
+    readout: Readout | Asked
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        width = model.features(windows.take([0])).shape[1]
-        readout = Readout(model.model, target, width).to(device)
-    wanted = readout.standardised(target)
+        if reads_out(model, name):
+            readout = Asked(model.model, name, at, how.keep_neurons).to(device)
+        else:
+            readout = Readout(model.model, target, model.features(windows.take([0])).shape[1]).to(device)
+    batcher, wanted = model.batcher(), torch.from_numpy(target.astype(np.float32))
+    also = None if beside is None else beside.loss(model, how.batch_size)
 
-    def loss(rows: np.ndarray) -> Tensor:
-        said = readout(batcher(windows, rows).to(device))
-        return (said - wanted[rows].to(device)).square().mean()
+    def loss(rng: np.random.Generator) -> Tensor:
+        rows = _some(rng, len(windows), how.batch_size)
+        error = readout.loss(batcher(windows, rows).to(device), wanted[rows].to(device))
+        return error if also is None else error + also(rng)
 
-    _fit(readout, len(windows), size, loss, how, seed, "Read-out")
+    trained = nn.ModuleList([readout, *(beside.objectives if beside else ())])
+    _fit(trained, loss, how, seed, "Read-out")
     return readout
 
 
-def predicted(model: Pretrained, readout: Readout, windows: Windows, size: int = 128) -> np.ndarray:
+def predicted(model: Pretrained, readout: Readout | Asked, windows: Windows, size: int = 128) -> np.ndarray:
     """`(window, column)` predictions in the target's unit."""
     device = next(readout.parameters()).device
     with torch.inference_mode(), evaluating(readout):
-        parts = [
-            readout(batch.to(device)) * readout.spread + readout.mean
-            for batch in batches(windows, model.batcher(), size)
-        ]
+        parts = [readout(batch.to(device)) for batch in batches(windows, model.batcher(), size)]
     return torch.cat(parts).double().cpu().numpy()
 
 
-def _fit(
-    module: nn.Module, windows: int, size: int, loss: Callable[[np.ndarray], Tensor], how: Fitting, seed: int, what: str
-) -> None:
+def _some(rng: np.random.Generator, windows: int, size: int) -> np.ndarray:
+    """`size` different rows, or all where there are fewer, in order."""
+    return np.sort(rng.choice(windows, min(size, windows), replace=False))
+
+
+def _fit(module: nn.Module, loss: Callable[[np.random.Generator], Tensor], how: Fitting, seed: int, what: str) -> None:
     """Optimise everything of the module that is not frozen; torch's generator is left as it was."""
     trained = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(decaying(trained, how.weight_decay), how.learning_rate)
@@ -143,7 +213,7 @@ def _fit(
         torch.manual_seed(seed)
         for _ in track(range(how.steps), what, transient=True):
             optimiser.zero_grad()
-            loss(np.sort(rng.choice(windows, size, replace=False))).backward()
+            loss(rng).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             schedule.step()

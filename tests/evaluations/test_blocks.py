@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainfm import audit, catalog
-from brainfm.evaluations import blocks, place_decoder
+from brainfm.evaluations import blocks, continuous, place_decoder, regression
+from brainfm.metrics import r2
 from brainfm.modalities import spikes
 from brainfm.recording import Channels, Recording, Series
 from brainfm.shards.read import Corpus, open_shards
@@ -134,11 +135,11 @@ def test_windows_that_do_not_move_are_left_out(tmp_path: Path) -> None:
     write_shard(tmp_path / "sub-1.h5", [recording], {})
     windows, target = open_shards(tmp_path).windows(0.5), None
     target = np.zeros((len(windows), 1))
-    kept, _ = blocks._moving(windows, target, "position", 10.0)
+    kept, _ = blocks.moving_only(windows, target, "position", 10.0)
     assert kept.start.min() == 10_000
     assert len(kept) == 20
     with pytest.raises(ValueError, match="lower `moving`"):
-        blocks._moving(windows, target, "position", 100.0)
+        blocks.moving_only(windows, target, "position", 100.0)
 
 
 class TestPlaceDecoder:
@@ -176,4 +177,28 @@ def test_any_model_that_encodes_is_taught_and_scored(corpus: Corpus, name: str) 
     model = Pretrained(checkpoint.build(config, facts).eval(), config, facts, {})
     said = blocks.run(model, own, own, seed=0, blocks=2, steps=2, batch_size=8)
     assert np.isfinite([said["score"], *(b["score"] for b in said["baselines"].values())]).all()
-    assert said["baselines"]["encodings"]["score"] != said["score"]
+    if name == "poyo":
+        assert set(said["baselines"]) == {"from scratch", "mean", "ridge", "Wiener", "time-shifted"}
+    else:
+        assert said["baselines"]["encodings"]["score"] != said["score"]
+
+
+@pytest.mark.slow
+def test_a_network_that_reads_behaviour_out_is_asked_itself(corpus: Corpus) -> None:
+    """POYO's own answers at the window's end: better than the mean, and in the covariate's unit."""
+    own = corpus.where(subject="a2").windows(0.5, 0.1)
+    windows, target = regression.with_target(own, "velocity")
+    config = {"kind": "models", "name": "poyo", "keywords": {"predict": ["velocity"], "dim": 16, "depth": 1,
+              "head_dim": 8, "cross_heads": 1, "self_heads": 2, "latents": 2, "branch_dropout": 0.0}}  # fmt: skip
+    torch.manual_seed(0)
+    facts = facts_of(corpus.where(subject="a1"), 0.5)
+    model = continuous.knowing(Pretrained(checkpoint.build(config, facts).eval(), config, facts, {}), windows, 0)
+    assert windows.used[0].id in model.model.sessions
+    how = continuous.Fitting(150, 32, 1e-2)
+    readout = continuous.tuned(model, windows, target, how, 0, name="velocity")
+    assert isinstance(readout, continuous.Asked)
+    said = continuous.predicted(model, readout, windows)
+    assert r2(target, said) > 0.15
+    centre = regression.with_target(own, "velocity", "centre")[1]
+    readout.at = "centre"
+    assert r2(centre, continuous.predicted(model, readout, windows)) > 0.15

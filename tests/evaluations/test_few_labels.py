@@ -145,9 +145,17 @@ def test_over_blocks_of_one_session_of_a_new_animal(corpus: Corpus) -> None:
     model = network(corpus.where(subject="a1"))
     said = few_labels.run(
         model, own, own, seed=0, blocks_of_time=2, labelled={20: 5}, draws=1, target="position", objectives=OBJECTIVES,
-        unlabelled_steps=5,
+        unlabelled_steps=5, moving=0.05,
     )  # fmt: skip
     assert said["within_session"]
+    windows, target = few_labels.with_target(own, "position")
+    moving = few_labels.blocks.moving_only(windows, target, "position", 0.05)[0]
+    cuts = few_labels.blocks.folds(moving, moving, 2)
+    for fold, (fit, _) in zip(said["folds"], cuts, strict=True):
+        shown, labelled = (
+            sum(b - a for spans in x.values() for a, b in spans) for x in (fold["train"], moving.take(fit).intervals())
+        )
+        assert shown > labelled + 1, "responses are shown where the hand rests, too"
     assert len(said["folds"]) == 2
     assert said["windows"]["train"] == {}
     place = {c["model"]: c["median_error"] for c in said["curve"]}
