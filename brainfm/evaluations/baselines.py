@@ -59,7 +59,7 @@ def log_band_power(windows: Windows) -> np.ndarray:
     Raises:
         ValueError: where no band lies under Nyquist, as for fMRI; take "tangent_space" there.
     """
-    sfreq = _one_rate(windows)
+    sfreq = one_rate(windows)
     segment = min(int(windows.samples.min()), round(2 * sfreq))
     hertz = np.fft.rfftfreq(segment, 1 / sfreq)
     inside = [(hertz >= a) & (hertz < b) for a, b in BANDS.values() if b <= sfreq / 2]
@@ -85,7 +85,7 @@ def log_power_spectrum(windows: Windows, most_hz: float = 45.0) -> np.ndarray:
     Raises:
         ValueError: where windows are shorter than half a second or no frequency lies under Nyquist.
     """
-    sfreq = _one_rate(windows)
+    sfreq = one_rate(windows)
     segment = min(int(windows.samples.min()), round(sfreq))
     hertz = np.fft.rfftfreq(segment, 1 / sfreq)
     inside = (hertz >= 1) & (hertz <= min(most_hz, 0.9 * sfreq / 2))
@@ -102,7 +102,7 @@ def downsampled_signal(windows: Windows, hz: float = 10.0) -> np.ndarray:
     Raises:
         ValueError: where windows differ in length or are shorter than a bin.
     """
-    sfreq, lengths = _one_rate(windows), np.unique(windows.samples)
+    sfreq, lengths = one_rate(windows), np.unique(windows.samples)
     size = max(1, round(sfreq / hz))
     bins = int(lengths[0]) // size
     if len(lengths) > 1 or bins == 0:
@@ -116,7 +116,7 @@ def tangent_space(windows: Windows, shrinkage: float = 0.1) -> np.ndarray:
     Arsigny et al. 2006, Log-Euclidean metrics. The covariance is shrunk towards its mean variance; off-diagonal
     elements are multiplied by the root of 2, so that distances are those of the matrices.
     """
-    _one_rate(windows)
+    one_rate(windows)
 
     def describe(signal: np.ndarray) -> np.ndarray:
         signal = signal - signal.mean(axis=-1, keepdims=True)
@@ -228,7 +228,12 @@ def _region(stored: Stored) -> np.ndarray:
     return 3 * np.digitize(x, (-MIDLINE_M, MIDLINE_M)) + np.digitize(y, (-CENTRE_M, CENTRE_M))
 
 
-def _one_rate(windows: Windows) -> float:
+def one_rate(windows: Windows) -> float:
+    """Samples per second of all recordings of the windows.
+
+    Raises:
+        ValueError: where they differ, and for spikes.
+    """
     rates = {windows.recordings[r].sfreq for r in np.unique(windows.recording)}
     if len(rates) != 1 or rates == {0.0}:
         raise ValueError(

@@ -2,7 +2,10 @@
 
 Every method is fitted on the same sides (`protocols.py`), is given as many settings to try, chosen by the same
 validation windows, and answers for the same test windows once. Scores are kept per person; differences between methods
-are paired within people, with Holm's correction over all pairs that are reported.
+are paired within people, with Holm's correction within each of two families of pairs (`method_scores.pairs`).
+
+Settings are chosen on the training people alone where people are held out, once for all folds; within a person, where
+what trains one side is scored by another, anew for each side.
 
 Which method is the result's `score` is said by the configuration before anything is fitted: the first of `adapt`.
 """
@@ -33,6 +36,8 @@ from brainfm.training.checkpoint import Pretrained
 from brainfm.training.finetuning import Tokenized, Tuning
 
 PERMUTED = "permuted labels"
+#: Modes whose network stays as it is, so that its encodings are made once for all sides.
+FROZEN = (*adaptation.LINEAR, "attentive")
 #: Shots → draws → rows of all people of a side.
 Drawn = dict[int, list[np.ndarray]]
 
@@ -46,10 +51,10 @@ class Entry:
         kind: "pretrained", "untrained", "baseline" or "control" (majority, permuted labels).
         trials: what it is given; for the control with labels permuted within each person.
         curved: whether it goes through the shots.
-        setting, losses: what was chosen, and the validation losses of all that were tried.
+        settings, losses: what was chosen, and the validation losses of all that were tried; once, or for each side.
         chances: `(scored row, class)`, side after side. repeats: the same after further permutations of the control.
         curve: shots → draws of class numbers `(scored row,)`.
-        seconds: of fitting, a side on average. decode_ms: of a window. trained: parameters.
+        seconds: of fitting, a side on average. decode_ms: of a window, from its signals on. trained: parameters.
     """
 
     method: Method
@@ -57,14 +62,18 @@ class Entry:
     adapt: str
     trials: Trials
     curved: bool = False
-    setting: Setting = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
     chances: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     repeats: list[np.ndarray] = field(default_factory=list)
     curve: dict[int, list[np.ndarray]] = field(default_factory=dict)
     seconds: float = 0.0
     decode_ms: float = 0.0
     trained: int = 0
+
+    def of_side(self, number: int) -> Setting:
+        """The setting of a side."""
+        return self.settings[number if len(self.settings) > 1 else 0]
 
 
 def run(
@@ -114,13 +123,14 @@ def run(
         ValueError: where people, sessions or labels do not allow the protocol, or a tested person was pretrained on.
         KeyError: for an unknown method, with the nearest name.
     """
-    given = None if calibration is None else Calibration(**calibration)
-    trials, parts, first = protocols.sides(
-        protocol, train, test, seed=seed, folds=folds, blocks=blocks, calibration=given
-    )
-    _strangers(model, trials, parts, protocol)
+    _counts(draws=draws, permutations=permutations, tries=tries, steps=steps, batch_size=batch_size,
+            validations=validations, patience=patience)  # fmt: skip
     if shots and protocol != "few-shot":
         raise ValueError(f"shots: {list(shots)} go with the protocol few-shot; got {protocol}")
+    trials, parts, first = protocols.sides(
+        protocol, train, test, seed=seed, folds=folds, blocks=blocks, calibration=Calibration.given(calibration)
+    )
+    _strangers(model, trials, parts, protocol)
     looking = [w for w in (*adapt, *untrained) if w in adaptation.ALIGNED] + [b for b in baselines if "recentred" in b]
     if looking and protocol == "zero-shot":
         raise ValueError(
@@ -139,7 +149,11 @@ def run(
     drawn = [_drawn(trials, side, kept, draws, seed) for side in parts]
     for name, entry in track(entries.items(), "Methods", total=len(entries), transient=True):
         started = time.perf_counter()
-        entry.setting, entry.losses = choose(entry.method, entry.trials, first, tries, seed)
+        choosing = parts if protocol in protocols.OWN_PAST else [first]
+        for side in choosing:
+            setting, losses = choose(entry.method, entry.trials, side, tries, seed)
+            entry.settings.append(setting)
+            entry.losses.append(losses)
         _fit(entry, parts, drawn, seed)
         if name == PERMUTED:
             entry.repeats = [_again(entry, trials, parts, seed + n) for n in range(1, permutations)]
@@ -157,7 +171,7 @@ def _strangers(model: Pretrained, trials: Trials, parts: Sequence[Side], protoco
     """
     scored = trials.windows.take(np.concatenate([p.test for p in parts]))
     if protocol in protocols.OWN_PAST:
-        seen = {key for side in (model.card.get("windows") or {}).values() for key in side}
+        seen = {key for intervals in shared.seen_windows(model.card) for key in intervals}
         both = sorted(seen & {s.id for s in scored.used})
     else:
         both = sorted(set(shared.seen_people(model.card)) & set(scored.of("person").tolist()))
@@ -178,7 +192,7 @@ def _entries(
     found = {word: Entry(adaptation.method(word, model, tuning), "pretrained", word, trials) for word in adapt}
     fresh = model.untrained(seed)
     for word in untrained:
-        found[f"untrained {word}"] = Entry(adaptation.method(word, fresh, tuning), "untrained", word, trials)
+        found[f"untrained {word}"] = Entry(_from_scratch(word, fresh, tuning), "untrained", word, trials)
     if untrained and Tokenized.fits(model.model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -186,7 +200,7 @@ def _entries(
         over = replace(model, model=second.eval())
         for word in untrained:
             name = f"untrained over the tokenizer, {word}"
-            found[name] = Entry(adaptation.method(word, over, tuning), "untrained", word, trials)
+            found[name] = Entry(_from_scratch(word, over, tuning), "untrained", word, trials)
     for made in (*classical.classical(baselines), *scratch.methods(trials, networks, tuning, seed)):
         if made.name in found:
             raise ValueError(f"{made.name!r} names two methods of the comparison; leave one out")
@@ -197,30 +211,68 @@ def _entries(
     return found
 
 
+def _from_scratch(word: str, fresh: Pretrained, tuning: Tuning) -> Method:
+    """A mode of a network with fresh weights; all of it is trained at the rates of other networks from scratch."""
+    made = adaptation.method(word, fresh, tuning)
+    return replace(made, factor=scratch.RATE_FACTOR, decay=1.0, readout_factor=1.0) if word == "finetune" else made
+
+
+def _counts(**given: int) -> None:
+    """Check that the numbers of a configuration are one or more."""
+    for word, number in given.items():
+        if number < 1:
+            raise ValueError(f"{word}: {number}; expected 1 or more")
+
+
 def _fit(entry: Entry, parts: Sequence[Side], drawn: Sequence[Drawn], seed: int) -> None:
     """Fit and ask a method on every side, and after every draw of shots."""
-    chances, scored = [], sum(len(p.test) for p in parts)
+    chances = []
     draws: dict[int, list[list[np.ndarray]]] = {}
-    for side, shots in zip(parts, drawn, strict=True):
+    for number, (side, shots) in enumerate(zip(parts, drawn, strict=True)):
         started = time.perf_counter()
-        fitted = entry.method.fit(entry.trials, side, entry.setting, seed)
+        fitted = entry.method.fit(entry.trials, side, entry.of_side(number), seed)
         entry.seconds += (time.perf_counter() - started) / len(parts)
-        started = time.perf_counter()
         chances.append(fitted.predict_proba(side.test))
-        entry.decode_ms += 1e3 * (time.perf_counter() - started) / scored
-        entry.trained = getattr(fitted, "trained", 0)
+        if not number:
+            entry.trained = getattr(fitted, "trained", 0)
+            entry.decode_ms = _decode_ms(entry, fitted, side, seed)
         for k, sets in shots.items() if entry.curved else ():
             draws.setdefault(k, [[] for _ in sets])
-            for number, rows in enumerate(sets):
-                draws[k][number].append(_after_shots(fitted, entry.trials, side, rows, chances[-1], seed + number))
+            for draw, rows in enumerate(sets):
+                draws[k][draw].append(_after_shots(fitted, entry.trials, side, rows, chances[-1], seed + draw))
+    if entry.adapt in FROZEN or not entry.method.stops_early:  # features were there already; others make theirs in fit
+        entry.seconds += 1e-3 * entry.decode_ms * float(np.mean([len(p.taught) for p in parts]))
     entry.chances = np.concatenate(chances)
     entry.curve = {k: [np.concatenate(guesses) for guesses in sets] for k, sets in draws.items()}
+
+
+def _decode_ms(entry: Entry, fitted: Any, side: Side, seed: int, most: int = 32) -> float:
+    """Milliseconds that a window takes from its signals to its class, of up to `most` windows of each class.
+
+    What was made of them before is not used. A decoder without a network is also fitted to them, for its features
+    cannot be made apart: a little too much.
+    """
+    trials, method = entry.trials, entry.method
+    labels = trials.labels[side.test]
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:most] for c in np.unique(labels)]))
+    if len(np.unique(labels)) < 2 or getattr(method, "batches", None) is not None:  # in memory, as batches
+        started = time.perf_counter()
+        fitted.predict_proba(side.test[rows])
+    else:
+        alone = Trials(trials.windows.take(side.test[rows]), trials.seed)
+        started = time.perf_counter()
+        if hasattr(fitted, "on"):
+            fitted.on(alone).predict_proba(np.arange(len(rows)))
+        else:
+            every = np.arange(len(rows))
+            method.fit(alone, Side(every, every[:0], every), entry.of_side(0), seed).predict_proba(every)
+    return 1e3 * (time.perf_counter() - started) / len(rows)
 
 
 def _again(entry: Entry, trials: Trials, parts: Sequence[Side], seed: int) -> np.ndarray:
     """`(scored row, class)` of the control after another permutation of the labels."""
     permuted = trials.permuted(np.random.default_rng(seed))
-    fits = [entry.method.fit(permuted, side, entry.setting, seed) for side in parts]
+    fits = [entry.method.fit(permuted, side, entry.of_side(i), seed) for i, side in enumerate(parts)]
     return np.concatenate([f.predict_proba(side.test) for f, side in zip(fits, parts, strict=True)])
 
 
@@ -287,14 +339,15 @@ def _result(
     table = [
         {
             "name": name, "kind": e.kind, "adapt": e.adapt,
-            **method_scores.of(trials, rows, e.chances, scored[name], seed),
-            "setting": e.setting, "tried": max(1, len(e.losses)), "losses": e.losses,
+            **method_scores.of(trials, rows, [e.chances, *e.repeats], scored[name], seed),
+            "setting": e.settings[0] if len(e.settings) == 1 else {"by side": e.settings},
+            "tried": max(1, len(e.losses[0])), "losses": e.losses[0] if len(e.losses) == 1 else e.losses,
         }
         for name, e in entries.items()
     ]  # fmt: skip
     main = next(iter(entries))
     people = [[len(np.unique(trials.people[r])) for r in (p.taught, p.test)] for p in parts]
-    n_train, n_test = (round(float(n)) for n in np.mean(people, axis=0))
+    n_train, n_test = (0, 1) if own_past else (round(float(n)) for n in np.mean(people, axis=0))
     names = trials.classes
     said = (
         f"{main} of the pretrained network is the score. Each method had {budget['tries']} settings to try, chosen by "

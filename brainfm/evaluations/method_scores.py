@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,39 +23,58 @@ def scored(people: np.ndarray, truth: np.ndarray, guess: np.ndarray, seed: int) 
     return protocol.scored(balanced_accuracy, people, truth, guess, seed)
 
 
-def of(trials: Trials, rows: np.ndarray, chances: np.ndarray, main: Scored, seed: int) -> dict[str, Any]:
+def of(trials: Trials, rows: np.ndarray, asked: Sequence[np.ndarray], main: Scored, seed: int) -> dict[str, Any]:
     """What a method's probabilities score on rows of the trials, as a result file has it.
 
     Balanced accuracy, chance-corrected accuracy, AUROC, Brier and log loss are means over people; the calibration error
-    is of all windows together, for a person has too few to fill its bins. `p` is one-sided, of true labels permuted
-    within each person.
+    is of all windows together, for a person has too few to fill its bins.
 
     Args:
-        rows: `(scored row,)`. chances: `(scored row, class)`. main: its balanced accuracy, that of `scored` or a mean.
-        seed: of the permutations.
+        rows: `(scored row,)`. asked: `(scored row, class)`, several of a control whose permutations are averaged.
+        main: its balanced accuracy, that of `scored` or a mean. seed: of the permutations.
     """
-    who, truth, guess = trials.people[rows], trials.labels[rows], chances.argmax(axis=1)
-    chance = 1 / len(trials.classes)
+    who, truth, chance = trials.people[rows], trials.labels[rows], 1 / len(trials.classes)
     own = [who == name for name in main.per_subject]
     both = [mine for mine in own if len(set(truth[mine].tolist())) > 1]
-    rng = np.random.default_rng(seed)
-    null = [
-        _mean(balanced_accuracy, own, protocol.permuted_within(truth, who, rng), guess) for _ in range(PERMUTATIONS)
-    ]
+
+    def averaged(score: Callable[[np.ndarray], float]) -> float:
+        return float(np.mean([score(chances) for chances in asked]))
+
+    p, p_over = by_chance(trials, rows, asked[0].argmax(axis=1), main, seed) if len(asked) == 1 else (None, "")
     return {
         **main.entry(),
         "per_subject": main.per_subject,
         "kappa": chance_corrected(main.score, chance),
-        "auroc": _mean(multiclass_auroc, both, truth, chances) if both else None,
-        "ece": ece(truth, chances),
-        "brier": _mean(brier, own, truth, chances),
-        "log_loss": _mean(log_loss, own, truth, chances),
-        "p": statistics.permutation_p(main.score, np.array(null)),
+        "auroc": averaged(lambda x: _mean(multiclass_auroc, both, truth, x)) if both else None,
+        "ece": averaged(lambda x: ece(truth, x)),
+        "brier": averaged(lambda x: _mean(brier, own, truth, x)),
+        "log_loss": averaged(lambda x: _mean(log_loss, own, truth, x)),
+        "p": p,
+        "p_over": p_over,
         "worst": list(statistics.worst(main.per_subject)),
         "groups": {
             word: statistics.by_group(main.per_subject, group, seed) for word, group in groups_of(trials, rows).items()
         },
     }
+
+
+def by_chance(trials: Trials, rows: np.ndarray, guess: np.ndarray, main: Scored, seed: int) -> tuple[float, str]:
+    """How easily chance does as well, and over what: "trials" or "people".
+
+    Where conditions alternate within a recording, true labels are permuted within each recording (one-sided). Where a
+    recording is a condition as a whole, as rest or task, its windows are no independent trials: signs of people's
+    scores above chance are flipped instead (two-sided), which few people cannot make small.
+    """
+    who, truth, recording = trials.people[rows], trials.labels[rows], trials.windows.recording[rows]
+    if all(len(np.unique(truth[recording == r])) == 1 for r in np.unique(recording)):
+        above = np.array(list(main.per_subject.values())) - 1 / len(trials.classes)
+        return statistics.sign_flip_p(above, seed=seed), "people"
+    rng, own = np.random.default_rng(seed), [who == name for name in main.per_subject]
+    null = [
+        _mean(balanced_accuracy, own, protocol.permuted_within(truth, recording, rng), guess)
+        for _ in range(PERMUTATIONS)
+    ]
+    return statistics.permutation_p(main.score - 1e-9, np.array(null)), "trials"
 
 
 def groups_of(trials: Trials, rows: np.ndarray) -> dict[str, dict[str, str]]:

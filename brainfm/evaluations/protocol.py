@@ -133,6 +133,12 @@ def seen_people(card: dict) -> list[str]:
     return own + (seen_people(card["tokenizer"]) if card.get("tokenizer") else [])
 
 
+def seen_windows(card: dict) -> list[dict[str, list]]:
+    """Intervals by recording that a model, or the tokenizer inside it, was trained or validated on, side by side."""
+    own = list((card.get("windows") or {}).values())
+    return own + (seen_windows(card["tokenizer"]) if card.get("tokenizer") else [])
+
+
 def strangers(train: Windows, test: Windows, card: dict) -> None:
     """Check that no test person is in training, nor among the `subjects` that a model's card says pretraining used.
 

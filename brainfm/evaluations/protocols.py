@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from brainfm.training.runs import cut_in_time
 #: Share of the training people, or of their time where they are fewer than `FEW`, that is spared for validation.
 SPARED, FEW = 0.2, 4
 ACROSS_PEOPLE = ("cross-subject", "zero-shot", "few-shot", "unlabelled-calibration")
+FOLDED = ("cross-subject", "few-shot", "unlabelled-calibration")
 OWN_PAST = ("within-session", "cross-session")
 PROTOCOLS = (*OWN_PAST, *ACROSS_PEOPLE, "cross-dataset", "cross-device")
 
@@ -44,12 +46,23 @@ class Calibration:
     Training people are calibrated on the same part of their recordings, so that both are alike.
 
     Attributes:
-        seconds: of each person's recording, from its start. label: only windows of this condition, such as rest; all
-            where empty.
+        seconds: of every recording, from its start. label: only windows of this condition, such as rest; all where
+            empty.
     """
 
     seconds: float = 30.0
     label: str = ""
+
+    @staticmethod
+    def given(words: dict[str, Any] | None) -> Calibration | None:
+        """That of a configuration.
+
+        Raises:
+            ValueError: for an unknown word.
+        """
+        if unknown := set(words or {}) - {"seconds", "label"}:
+            raise ValueError(f"calibration: {sorted(unknown)} are not known; expected seconds and label")
+        return None if words is None else Calibration(**words)
 
 
 def sides(
@@ -65,7 +78,8 @@ def sides(
     """The trials of a protocol, its sides, and the side that settings are chosen on.
 
     The side for settings is the first one; across people with folds it is made of the training windows alone, so that
-    no tested person helps to choose.
+    no tested person helps to choose. Within a person each side should choose by itself, for what trains one is scored
+    by another.
 
     Args:
         name: one of `PROTOCOLS`.
@@ -81,6 +95,10 @@ def sides(
     """
     if name not in PROTOCOLS:
         raise ValueError(f"no protocol {name!r}; {nearest(name, list(PROTOCOLS))}")
+    if folds and name not in FOLDED:
+        raise ValueError(f"folds: {folds} go with {', '.join(FOLDED)}; {name} has sides of its own: remove it")
+    if calibration is not None and name != "unlabelled-calibration":
+        raise ValueError(f"calibration: goes with the protocol unlabelled-calibration; got {name}")
     if name in OWN_PAST:
         trials = Trials(test, seed)
         found = list(_within(trials, blocks) if name == "within-session" else _sessions(trials))
@@ -88,12 +106,13 @@ def sides(
     trials = Trials(Windows.join([train, test]), seed)
     known, asked = np.arange(len(train)), np.arange(len(train), len(trials))
     if name in ACROSS_PEOPLE:
-        if name == "zero-shot" and folds:
-            raise ValueError(f"zero-shot fits once, on the training side alone; got folds: {folds}: remove it")
         _apart(trials, "person", known, asked, "split by subject")
         parts = list(_people(trials, known, asked, folds, seed))
         first = parts[0] if not folds else Side(*spared(trials, known, seed), NO_ROWS)
         found = [_reserved(name, trials, part, calibration) for part in parts]
+        if name == "unlabelled-calibration":
+            rows = first.taught
+            first = first._replace(unlabelled=rows[_early(trials, calibration)[rows]])
         return trials, found, first
     word = "dataset" if name == "cross-dataset" else "device"
     _apart(trials, word, known, asked, f"choose the sides by {word}")
@@ -161,10 +180,7 @@ def _reserved(name: str, trials: Trials, side: Side, calibration: Calibration | 
         pool, held = few_shot.halves(own, trials.classes)
         return side._replace(test=side.test[held], shots=side.test[pool])
     if name == "unlabelled-calibration":
-        given = calibration or Calibration()
-        early = seconds(trials.windows)[1] <= given.seconds + 1e-9
-        if given.label:
-            early &= trials.windows.label == given.label
+        given, early = calibration or Calibration(), _early(trials, calibration)
         own, early_own = trials.windows.take(side.test), early[side.test]
         everyone = np.concatenate([side.taught, side.test])
         lacking = sorted(set(trials.people[everyone].tolist()) - set(trials.people[everyone[early[everyone]]].tolist()))
@@ -178,8 +194,15 @@ def _reserved(name: str, trials: Trials, side: Side, calibration: Calibration | 
     return side
 
 
+def _early(trials: Trials, calibration: Calibration | None) -> np.ndarray:
+    """`(window,)` True for windows that calibrate."""
+    given = calibration or Calibration()
+    early = seconds(trials.windows)[1] <= given.seconds + 1e-9
+    return early & (trials.windows.label == given.label) if given.label else early
+
+
 def _within(trials: Trials, blocks: int) -> Iterator[Side]:
-    """Each block of time of each session, taught by the session's other blocks a window and the filters' reach away."""
+    """Each block of time of each session, taught by its other blocks, twice the filters' reach away."""
     start, stop = seconds(trials.windows)
     people, session = trials.people, trials.windows.of("session")
     reach = np.array([r.reach_s for r in trials.windows.recordings])[trials.windows.recording]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from brainfm.evaluations import comparison, protocol
+from brainfm.evaluations import comparison, method_scores, protocol
+from brainfm.evaluations.methods import adaptation
+from brainfm.evaluations.methods.trials import Trials
 from brainfm.evaluations.tasks import _plain
 from brainfm.shards.read import Windows, open_shards
 from brainfm.shards.write import write_shard
@@ -72,7 +74,10 @@ def test_planted_difference_is_found_and_every_kind_is_beside_it(found, luna):
     assert abs(of(found, "permuted labels")["score"] - 0.5) < 0.25
     assert (found["n_subjects"], found["n_trials"], found["ci_over"]) == (4, 96, "subjects")
     assert of(found, "log_band_power")["p"] == pytest.approx(0.001)
+    assert of(found, "log_band_power")["p_over"] == "trials"
     assert of(found, "majority")["p"] > 0.05
+    assert of(found, "permuted labels")["p"] is None
+    assert all(row["decode_ms"] > 0 for row in found["cost"].values())
 
 
 def test_rows_say_who_how_and_for_how_much(found):
@@ -88,6 +93,53 @@ def test_rows_say_who_how_and_for_how_much(found):
     assert found["cost"]["finetune"]["trained"] > found["cost"]["probe"]["trained"] > 0
     assert found["budget"] == {"tries": 2, "steps": 12, "batch_size": 16, "validations": 2, "patience": 3}
     json.dumps(_plain(found), allow_nan=False)
+
+
+def test_the_untrained_network_is_trained_at_the_rates_of_networks_from_scratch(luna):
+    made, usual = (f("finetune", luna, comparison.Tuning()) for f in (comparison._from_scratch, adaptation.method))
+    assert (made.factor, made.decay, made.readout_factor) == (10.0, 1.0, 1.0)
+    assert usual.factor == 1.0
+    assert comparison._from_scratch("probe", luna, comparison.Tuning()).name == "probe"
+
+
+def test_within_sessions_each_side_chooses_by_its_own_training_windows(people, luna):
+    """What trains one side is scored by another, so a choice for all would have seen what is scored."""
+    own = people.where(subject=["p5", "p6"]).trials(0, 1)
+    found = comparison.run(luna, own, own, seed=0, protocol="within-session", blocks=3, **LINEAR)
+    row = of(found, "log_band_power")
+    assert len(row["setting"]["by side"]) == len(row["losses"]) == len(found["folds"]) == 2 * 3
+    swapped = own.label.copy()
+    first = own.of("person") == "sim/p5"
+    block = first & (own.start < 8 * 64)  # the block that the first side scores
+    swapped[block] = np.where(own.label[block] == "left", "right", "left")
+    other = Windows(own.recordings, own.recording, own.start, own.samples, swapped, own.stimulus)
+    again = comparison.run(luna, other, other, seed=0, protocol="within-session", blocks=3, **LINEAR)
+    assert of(again, "log_band_power")["losses"][0] == row["losses"][0]
+    assert of(again, "log_band_power")["losses"][1] != row["losses"][1]
+    assert all(np.isnan(pair["t_p"]) for pair in found["pairs"])
+
+
+def test_windows_of_a_recording_that_is_a_condition_are_no_trials(tmp_path):
+    """A guess that drifts from recording to recording is often right by block: only people can tell it from chance."""
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        parts = [person(f"p{i}", rng, trials=20, session=word) for word in ("rest", "task")]
+        for part, word in zip(parts, ("rest", "task"), strict=True):
+            part.events.label[:] = [word] * 20
+        write_shard(tmp_path / f"p{i}.h5", parts, {})
+    trials = Trials(open_shards(tmp_path).trials(0, 1))
+    rows = np.arange(len(trials))
+    small = 0
+    for _ in range(60):
+        guess = np.zeros(len(trials), int)
+        for r in np.unique(trials.windows.recording):
+            mine = trials.windows.recording == r
+            guess[mine] = rng.random(mine.sum()) < rng.uniform(0.1, 0.9)
+        main = method_scores.scored(trials.people, trials.labels, guess, 0)
+        p, over = method_scores.by_chance(trials, rows, guess, main, 0)
+        assert over == "people"
+        small += p <= 0.05
+    assert small <= 8
 
 
 def test_pairs_are_within_people_and_corrected_together(found):
@@ -173,6 +225,12 @@ def test_who_was_pretrained_on_is_refused(people, luna, sides):
         comparison.run(luna, sides[0].take(np.arange(24, 96)), known, seed=0, **LINEAR)
     with pytest.raises(ValueError, match="go with the protocol few-shot"):
         comparison.run(luna, *sides, seed=0, shots=(1,), **LINEAR)
+    with pytest.raises(ValueError, match="steps: 0; expected 1 or more"):
+        comparison.run(luna, *sides, seed=0, steps=0)
+    with pytest.raises(ValueError, match=r"calibration: \['second'\] are not known"):
+        comparison.run(luna, *sides, seed=0, protocol="unlabelled-calibration", calibration={"second": 3})
+    with pytest.raises(ValueError, match="calibration: goes with the protocol unlabelled-calibration"):
+        comparison.run(luna, *sides, seed=0, calibration={"seconds": 3})
     with pytest.raises(ValueError, match="euclidean look at a new person's windows, and zero-shot uses none"):
         comparison.run(luna, *sides, seed=0, protocol="zero-shot", adapt=("euclidean",))
     with pytest.raises(KeyError, match="did you mean 'csp_lda'"):

@@ -62,7 +62,7 @@ def test_across_people_each_is_scored_once_by_what_never_saw_them(two, folds):
 
 def test_zero_shot_takes_no_folds(two):
     assert len(sides("zero-shot", *two, seed=0)[1]) == 1
-    with pytest.raises(ValueError, match="zero-shot fits once"):
+    with pytest.raises(ValueError, match="folds: 2 go with cross-subject"):
         sides("zero-shot", *two, seed=0, folds=2)
 
 

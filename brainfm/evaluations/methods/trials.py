@@ -110,6 +110,7 @@ class Trials:
             ValueError: for windows at several rates, or a recording without a good channel.
         """
         if self._signals is None:
+            baselines.one_rate(self.windows)
             samples, values = int(self.windows.samples.min()), None
             for rows, weights, signal in baselines.shared_signals(self.windows):
                 found = (weights.astype(np.float32) @ signal)[..., :samples]
