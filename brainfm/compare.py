@@ -27,6 +27,7 @@ from brainfm.report import comparison, few_shot, leaderboard, page
 from brainfm.report.inputs import read_json, read_result, words
 from brainfm.report.ranking import called, competes, lacking
 from brainfm.report.ranking import section as ranking_section
+from brainfm.report.style import finite
 from brainfm.statistics import contrast, holm, smallest_p
 
 #: Of a task's table in the terminal.
@@ -141,7 +142,7 @@ def rows_of(path: Path, result: dict[str, Any]) -> list[Row]:
         "task": f"{comparison.unit(result)} · {protocol} ({metric})", "metric": metric, "protocol": protocol,
         "dataset": words(result.get("dataset")), "model": words(result.get("model")),
         "simulated": bool(result.get("simulated")), "chance": result.get("chance"), "key": key,
-        "n_subjects": result.get("n_subjects"), "seed": result.get("seed"), "split": split_of(result),
+        "n_subjects": result.get("n_subjects"), "seed": result.get("seed"), "split": comparison.split_of(result),
         "network": network_of(root, words(result.get("model"))),
         "file": str(path), "config": str(config) if config and config.exists() else "", "commit": commit(path, root),
         "audit": str(audit or ""), "audit_passed": passed,
@@ -165,16 +166,6 @@ def network_of(root: Path | None, model: str) -> str:
     """The network of a model folder, by its configuration; the model's own name where the folder is not there."""
     config = root / "data/models" / model / "config.json" if root and model else None
     return words(read_json(config).get("name")) if config and config.exists() else model
-
-
-def split_of(result: dict[str, Any]) -> str:
-    """The hash of a result's split: as it was written, else of the windows of its sides and folds; "" without them."""
-    if result.get("split_id"):
-        return str(result["split_id"])
-    if not result.get("windows"):
-        return ""
-    sides = {k: result.get(k) for k in ("evaluation", "windows", "folds")}
-    return hashlib.sha256(json.dumps(sides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def audited(root: Path | None, stage: str, key: str) -> tuple[Path | None, bool | None]:
@@ -262,7 +253,7 @@ def refusal(row: Row, reference: Row | None) -> str:
     odd = set(row.people) ^ set(reference.people)
     if odd:
         return f"other people ({len(odd)} are in one of the two only)"
-    if any(not isinstance(v, int | float) for v in (*row.people.values(), *reference.people.values())):
+    if any(not finite(v) for v in (*row.people.values(), *reference.people.values())):
         return "someone has no score"
     return "one person, of whom nothing is paired" if len(row.people) < 2 else ""
 
@@ -270,14 +261,19 @@ def refusal(row: Row, reference: Row | None) -> str:
 def units(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Task → method → score, the mean where files repeat a method; controls are left out.
 
+    Of a task one split is ranked: that of its reference, see `pair`, or of its first row where there is none. A file
+    that does not tell its split is ranked alone.
+
     Models are called by their network, so that one trained on other data for each task can be ranked over tasks; by
     their own name where a task has two of one network.
     """
     found: dict[str, dict[str, list[float]]] = {}
     models: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
+    first = {r.task: r for r in reversed(rows)} | {r.task: r for r in rows if r.not_compared == "reference"}
+    alike = [r for r in rows if r.file == first[r.task].file or (r.split and r.split == first[r.task].split)]
+    for row in alike:
         models.setdefault((row.task, row.network), set()).add(row.model)
-    for row in rows:
+    for row in alike:
         if competes(vars(row)):
             prefix = row.method.removesuffix(row.name)
             alone = len(models[row.task, row.network]) == 1
@@ -327,7 +323,8 @@ def show(rows: Sequence[Row], scores: dict[str, dict[str, float]]) -> None:
     distance = found["critical_difference"]
     print(
         f"Friedman p {comparison.p_value(found['p'])}; ranks closer than {distance:.2f} are not told apart at 5 % "
-        "(Nemenyi); both take tasks as independent, which tasks of the same people are not"
+        "(Nemenyi); both take tasks as independent, which tasks of the same people are not; of each task one split is "
+        "ranked: the reference's, or without one the first row's"
     )
 
 

@@ -6,6 +6,7 @@ describes more than it proves. Ranks need no common scale, so accuracies and R2 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,23 +34,24 @@ def ranked(scores: np.ndarray) -> np.ndarray:
 def friedman(scores: np.ndarray) -> tuple[float, float]:
     """Do the methods differ at all? F of Iman & Davenport 1980 on Friedman's statistic, and its p-value.
 
-    Ties lower the statistic a little. With few data sets the F distribution is rough: with two or three hardly anything
-    can be told.
+    Ties lower the statistic a little. With few data sets the F distribution is rough, and its p too small: p is never
+    below that of all `n` data sets ranking all `k` methods alike by chance, `k! ** (1 - n)`.
 
     Args:
         scores: as in `ranked`.
 
     Returns:
-        F and p; `(inf, 0)` where all data sets rank the methods alike.
+        F and p; F is infinite where all data sets rank the methods alike.
     """
     ranks = ranked(scores)
     n, k = ranks.shape
     chi2 = 12 * n / (k * (k + 1)) * (np.sum(ranks.mean(axis=0) ** 2) - k * (k + 1) ** 2 / 4)
     rest = n * (k - 1) - chi2
+    least = math.exp((1 - n) * math.lgamma(k + 1))
     if rest <= 1e-9:
-        return float("inf"), 0.0
+        return float("inf"), least
     f = float((n - 1) * chi2 / rest)
-    return f, float(stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
+    return f, max(least, float(stats.f.sf(f, k - 1, (k - 1) * (n - 1))))
 
 
 def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> float:

@@ -113,12 +113,13 @@ def test_other_people_and_missing_scores_are_not_paired(project: Path) -> None:
     first, second, third = (m["per_subject"] for m in result["methods"][:3])
     first["someone/else"] = first.pop("test_data_eeg/s00")
     second["test_data_eeg/s00"] = None
+    third["test_data_eeg/s00"] = float("nan")
     path.write_text(json.dumps(result))
     found = {r.method: r for r in rows(project, "luna", "omni") if r.key == "omni"}
     assert found["omni_small: probe"].not_compared == "other people (2 are in one of the two only)"
     assert found["omni_small: lora"].not_compared == "someone has no score"
-    assert found["omni_small: untrained probe"].difference
-    assert third
+    assert found["omni_small: untrained probe"].not_compared == "someone has no score"
+    assert found["CSP + LDA"].difference
 
 
 def test_another_task_has_its_own_table_and_reference(project: Path) -> None:
@@ -151,6 +152,32 @@ def test_models_are_ranked_by_their_network_over_tasks(project: Path, capsys: py
     change(project, "omni", model="luna_other")
     names = {name for unit in compare.units(rows(project, "luna", "omni")).values() for name in unit}
     assert {"luna_small: probe", "luna_other: probe"} <= names
+
+
+def test_of_a_task_the_split_of_the_reference_is_ranked(project: Path) -> None:
+    task = "test_data_eeg: left, right · cross-subject (balanced accuracy)"
+    change(project, "omni", split_id="aaaaaaaa")
+    assert not any("brainomni" in name for name in compare.units(rows(project, "luna", "omni"))[task])
+    given = compare.units(rows(project, "luna", "omni", against="omni_small: probe"))[task]
+    assert not any("luna" in name for name in given)
+    assert given["CSP + LDA"] == next(r.score for r in rows(project, "omni") if r.method == "CSP + LDA")
+    for name in ("luna", "omni"):
+        change(project, name, split_id="", windows=None)
+    assert not any("brainomni" in name for name in compare.units(rows(project, "luna", "omni"))[task])
+    alone = compare.units([r for r in rows(project, "luna", "omni") if r.kind == "baseline"])
+    luna = {r.method: r.score for r in rows(project, "luna")}
+    assert alone[task] == {name: luna[name] for name in ("CSP + LDA", "EEGNet")}
+
+
+def test_encodings_of_two_networks_are_two_methods(project: Path) -> None:
+    rng = np.random.default_rng(6)
+    one = made_up.interval(0.5, 0.1)
+    more = {n: one for n in ("encodings", "from scratch", "joint", "time-shifted", "ridge")}
+    made = [made_up.classification(rng, k, "t", ["a", "b"], 0.8, model=k, baselines=more, split_id="ab") for k in "xy"]
+    made_up.stored(project / "data/results/transfer", made)
+    (found,) = compare.units(rows(project, "x", "y")).values()
+    own = {f"{k}: {n}" for k in "xy" for n in ("pretrained", "encodings", "from scratch", "joint")}
+    assert set(found) == own | {"ridge"}
 
 
 def test_too_little_to_rank_is_said(project: Path, capsys: pytest.CaptureFixture) -> None:
@@ -200,8 +227,11 @@ def test_results_of_one_split_without_its_hash_are_paired_by_their_windows(proje
     made_up.stored(project / "data/results/transfer", made)
     found = rows(project, "one", "two")
     assert next(r for r in found if r.method == "two: pretrained").difference
-    change(project, "two", windows={**windows, "test": {"d/2": [[0.0, 2.0]]}})
-    assert "another split" in next(r for r in rows(project, "one", "two") if r.method == "two: pretrained").not_compared
+    for other in ({"windows": {**windows, "test": {"d/2": [[0.0, 2.0]]}}}, {"n_trials": 25}, {"n_subjects": 11}):
+        made_up.stored(project / "data/results/transfer", made)
+        change(project, "two", **other)
+        found = next(r for r in rows(project, "one", "two") if r.method == "two: pretrained")
+        assert "another split" in found.not_compared, other
 
 
 def test_tables_and_page(project: Path, capsys: pytest.CaptureFixture) -> None:

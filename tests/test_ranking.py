@@ -32,7 +32,20 @@ def test_friedman_is_that_of_scipy_without_ties():
     scores = np.random.default_rng(0).normal(size=(9, 5))
     chi2 = stats.friedmanchisquare(*scores.T).statistic
     assert ranking.friedman(scores)[0] == pytest.approx(8 * chi2 / (9 * 4 - chi2))
-    assert ranking.friedman(np.arange(6).reshape(2, 3)) == (np.inf, 0)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "methods", "least"), [(2, 2, 1 / 2), (2, 3, 1 / 6), (5, 2, 1 / 16), (3, 4, 1 / 576)]
+)
+def test_p_is_that_of_chance_where_all_data_sets_rank_alike(datasets, methods, least):
+    alike = np.tile(np.arange(methods), (datasets, 1))
+    assert ranking.friedman(alike) == pytest.approx((np.inf, least))
+
+
+def test_p_is_never_below_the_smallest_there_is():
+    scores = np.tile(np.arange(5), (2, 1))
+    scores[1, :2] = 1, 0  # of the F distribution alone p is 0.007
+    assert ranking.friedman(scores)[1] == pytest.approx(1 / 120)
 
 
 def test_five_percent_under_the_null():

@@ -89,6 +89,14 @@ def test_signed_ranks_with_ties_count_every_assignment_of_signs():
     assert statistics.wilcoxon(d).p == pytest.approx(statistics.wilcoxon(d[:200]).p, abs=0.05)
 
 
+def test_differences_that_floats_alone_tell_apart_are_ties():
+    d = np.array([0.55 - 0.5, 0.5 - 0.55, 0.6 - 0.55, 0.2, 0.1 + 0.2 - 0.3])
+    assert len(set(np.abs(d[:3]))) > 1
+    exact = np.array([0.05, -0.05, 0.05, 0.2, 0.0])
+    assert statistics.wilcoxon(d) == statistics.wilcoxon(exact)
+    assert statistics.rank_biserial(d) == pytest.approx(statistics.rank_biserial(exact)) == pytest.approx(0.6)
+
+
 @pytest.mark.parametrize(("n", "least"), [(2, 0.5), (5, 0.0625), (6, 0.03125)])
 def test_few_people_cannot_reach_a_small_p(n, least):
     same_sign = np.arange(1.0, n + 1)

@@ -187,18 +187,19 @@ def folds(train: Windows, test: Windows, blocks: int, gap_s: float | None = None
 
 
 def unseen(model: Pretrained, test: Windows) -> None:
-    """Check that no tested second is among those that the network was trained or validated on.
+    """Check that no tested second is among those that the network, or its tokenizer, was trained or validated on.
 
     Raises:
         ValueError: naming a recording that is.
     """
     asked = test.intervals()
-    for side, seen in (model.card.get("windows") or {}).items():
+    for seen in protocol.seen_windows(model.card):
         for key in sorted(asked.keys() & seen.keys()):
             if any(a < stop and start < b for a, b in asked[key] for start, stop in seen[key]):
                 raise ValueError(
-                    f"the network has {key} among its {side} windows, and blocks of it are to be scored; pretrain on "
-                    "other recordings: every block trains the network on the others itself"
+                    f"the network or its tokenizer has {key} among the windows of its training or validation, and "
+                    "blocks of it are to be scored; pretrain on other recordings: every block trains the network on "
+                    "the others itself"
                 )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class Unlabelled:
     windows: Windows
     objectives: Sequence[nn.Module]
 
+    def anew(self) -> Unlabelled:
+        """The same with copies of the objectives: their own weights, such as a temperature, are trained as well."""
+        return replace(self, objectives=deepcopy(list(self.objectives)))
+
     def loss(self, model: Pretrained, size: int) -> Callable[[np.random.Generator], Tensor]:
         """The sum of the objectives over `size` windows that the generator draws."""
         batcher, device = model.batcher(), next(model.model.parameters()).device
@@ -92,7 +97,8 @@ class Unlabelled:
 
 
 def pretext(model: Pretrained, unlabelled: Unlabelled, how: Fitting, seed: int) -> None:
-    """Train the network in place by spikes alone."""
+    """Train the network in place by spikes alone; the objectives are copied and stay as they are."""
+    unlabelled = unlabelled.anew()
     trained = nn.ModuleList([model.model, *unlabelled.objectives])
     _fit(trained, unlabelled.loss(model, how.batch_size), how, seed, "Spikes alone")
 
@@ -166,8 +172,10 @@ def tuned(
     Args:
         model: the network. windows: training windows. target: `(window, column)`, finite. how, seed: of the fit.
         name: of the covariate. at: "end" or "centre", when in the window the target is.
-        beside: spikes to learn in the same steps (joint training); their loss is added with weight 1.
+        beside: spikes to learn in the same steps (joint training); their loss is added with weight 1. Its objectives
+            are copied and stay as they are.
     """
+    beside = None if beside is None else beside.anew()
     device = next(model.model.parameters()).device
     readout: Readout | Asked
     with torch.random.fork_rng(devices=[]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +38,14 @@ KINDS = {
     "baseline": "baseline",
     "control": "control",
 }
+#: Baselines that are networks, by name: "probe" and "encodings" are readouts of the pretrained one as it came, "from
+#: scratch" and "joint" (`evaluations/few_labels.py`) start from fresh weights.
+NETWORKS = {
+    "probe": "pretrained",
+    "encodings": "pretrained",
+    "from scratch": "untrained",
+    "joint": "untrained",
+}
 #: What a budget says, and in which words.
 BUDGET = (
     ("tries", "up to {} settings to try"),
@@ -53,10 +63,27 @@ def methods(result: dict[str, Any]) -> list[dict[str, Any]]:
     own = {k: result.get(k) for k in ("score", "ci", "per_subject")}
     found: list[dict[str, Any]] = [{"name": "pretrained", "kind": "pretrained", **own}]
     for name, one in (result.get("baselines") or {}).items():
-        kind = {"untrained": "untrained", "permuted": "control", "majority": "control"}.get(method(name), "baseline")
-        kind = "pretrained" if name == "probe" else kind  # of the same network, frozen
-        found.append({"name": name, "kind": kind, **(one or {})})
+        found.append({"name": name, "kind": kind_of(name), **(one or {})})
     return found
+
+
+def kind_of(name: str) -> str:
+    """The kind, a key of `KINDS`, of a baseline that has nothing but its name."""
+    told = {"untrained": "untrained", "permuted": "control", "majority": "control"}
+    return NETWORKS.get(name) or told.get(method(name), "baseline")
+
+
+def split_of(result: dict[str, Any]) -> str:
+    """The hash of a result's split: as it was written, else of its windows, folds and counts; "" without windows.
+
+    Trials over the same seconds may still be others, so that their number and that of the people count, too.
+    """
+    if result.get("split_id"):
+        return str(result["split_id"])
+    if not result.get("windows"):
+        return ""
+    sides = {k: result.get(k) for k in ("evaluation", "windows", "folds", "n_trials", "n_subjects")}
+    return hashlib.sha256(json.dumps(sides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def shade(row: dict[str, Any]) -> str:

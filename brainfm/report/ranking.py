@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from brainfm.ranking import ranking
-from brainfm.report.comparison import methods, p_value, unit
+from brainfm.report.comparison import kind_of, methods, p_value, split_of, unit
 from brainfm.report.inputs import dicts, words
 from brainfm.report.style import COLOURS, GREY, INK, escape, finite, label, method, number, plot
 
@@ -33,11 +33,17 @@ def competes(found: dict[str, Any]) -> bool:
 
 
 def collected(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Task and protocol → method → score, of the results that compare methods; controls are left out."""
+    """Task and protocol → method → score, of the results that compare methods; controls are left out.
+
+    Of a task one split is ranked, that of its first result; a result that tells no split stands alone.
+    """
     found: dict[str, dict[str, float]] = {}
+    first: dict[str, dict[str, Any]] = {}
     for result in (r for r in results if dicts(r.get("methods"))):
         name = " · ".join(x for x in (unit(result), words(result.get("protocol"))) if x)
-        for m in methods(result):
+        lead = first.setdefault(name, result)
+        alike = result is lead or (bool(split_of(result)) and split_of(result) == split_of(lead))
+        for m in methods(result) if alike else ():
             if competes(m):
                 found.setdefault(name, {})[called(result, m)] = m["score"]
     return found
@@ -70,7 +76,9 @@ def drawn(found: dict[str, Any]) -> str:
     ranks = found["ranks"]
     drawing = go.Figure()
     for y, (name, rank) in enumerate(ranks.items()):
-        kind = "pretrained" if ": " in name and method(name) != "untrained" else method(name)  # see `called`
+        kind = method(name)
+        if ": " in name:  # see `called`
+            kind = "untrained" if kind_of(name.split(": ", 1)[1]) == "untrained" else "pretrained"
         drawing.add_scatter(
             x=[rank], y=[y], mode="markers+text", text=[f"  {rank:.2f}"], textposition="middle right",
             hoverinfo="text", hovertext=[f"{label(name)}: mean rank {rank:.2f}"],
@@ -115,5 +123,6 @@ def said(found: dict[str, Any]) -> str:
     return (
         f"Friedman test over {'; '.join(found['datasets'])}: {f}p {p_value(found['p'])}. Nemenyi's critical difference "
         f"at 5 % is {number(found['critical_difference'])} ranks (Demsar 2006). Both take the tasks as independent; "
-        f"several tasks of the same people are not, and few tasks tell little.{left}"
+        "several tasks of the same people are not, and few tasks tell little. Of each task one split is ranked: the "
+        f"reference's, or without one the first result's.{left}"
     )

@@ -14,6 +14,7 @@ from brainfm import audit, catalog
 from brainfm.evaluations import blocks, continuous, place_decoder, regression
 from brainfm.metrics import r2
 from brainfm.modalities import spikes
+from brainfm.objectives.time_contrastive import TimeContrastive
 from brainfm.recording import Channels, Recording, Series
 from brainfm.shards.read import Corpus, open_shards
 from brainfm.shards.write import write_shard
@@ -80,9 +81,28 @@ def test_folds_that_cannot_be_are_refused(corpus: Corpus) -> None:
 def test_a_network_that_has_seen_a_tested_second_is_refused(corpus: Corpus) -> None:
     windows = corpus.where(session="reach1", subject="a1").windows(0.5)
     seen = network(corpus, {"windows": {"train": {"simulated/a1/reach1/": [[19.0, 19.2]]}, "val": {}}})
-    with pytest.raises(ValueError, match="has simulated/a1/reach1/ among its train windows"):
+    with pytest.raises(ValueError, match="has simulated/a1/reach1/ among the windows of its training"):
         blocks.run(seen, windows, windows, seed=0)
+    inside = network(corpus, {"windows": {"train": {}}, "tokenizer": seen.card})
+    with pytest.raises(ValueError, match="or its tokenizer has simulated/a1/reach1/"):
+        blocks.unseen(inside, windows)
     blocks.unseen(network(corpus, {"windows": {"train": {"simulated/a1/reach2/": [[0.0, 19.2]]}}}), windows)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_an_objective_learnt_does_not_go_on_to_the_next_fit(corpus: Corpus, beside: bool) -> None:
+    own, target = regression.with_target(corpus.where(session="reach1", subject="a1").windows(0.5), "velocity")
+    objective, how = TimeContrastive(temperature=1.0), continuous.Fitting(3, 8, 1e-1)
+    unlabelled = continuous.Unlabelled(own, [objective])
+    fitted = [network(corpus.where(subject="a1")) for _ in range(2)]
+    for model in fitted:
+        if beside:
+            continuous.tuned(model, own, target, how, 0, name="velocity", beside=unlabelled)
+        else:
+            continuous.pretext(model, unlabelled, how, 0)
+    assert objective.log_temperature.item() == 0, "logarithm of the temperature given"
+    first, second = (m.model.state_dict() for m in fitted)
+    assert all(torch.equal(v, second[k]) for k, v in first.items())
 
 
 @pytest.mark.slow

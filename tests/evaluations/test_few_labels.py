@@ -89,7 +89,7 @@ def test_what_cannot_be_is_refused(corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="joint_steps 5 without `objectives`"):
         few_labels.run(model, train, test, seed=0, joint_steps=5)
     seen = network(corpus, card={"windows": {"train": {"simulated/a1/reach2/": [[0.0, 30.0]]}}})
-    with pytest.raises(ValueError, match="has simulated/a1/reach2/ among its train windows"):
+    with pytest.raises(ValueError, match="has simulated/a1/reach2/ among the windows of its training"):
         few_labels.run(seen, train, test, seed=0)
 
 

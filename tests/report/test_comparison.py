@@ -112,6 +112,26 @@ def test_ranking_leaves_controls_out_and_says_when_it_cannot_be(result: dict) ->
     assert ranking.section({}) == ""
 
 
+def test_of_a_task_the_split_of_the_first_result_is_ranked(result: dict) -> None:
+    other = made_up.compared(np.random.default_rng(3), "other", model="omni_small")
+    (found,) = ranking.collected([result, other]).values()
+    assert "omni_small: probe" in found
+    for split in ("feedbeef", ""):
+        (found,) = ranking.collected([result, {**other, "split_id": split}]).values()
+        assert found["luna_small: probe"] == result["methods"][0]["score"]
+        assert found["CSP + LDA"] == result["methods"][3]["score"]
+        assert not any("omni_small" in name for name in found)
+
+
+def test_baselines_that_are_networks_or_controls_are_told_by_their_names() -> None:
+    names = {
+        "probe": "pretrained", "encodings": "pretrained", "from scratch": "untrained", "joint": "untrained",
+        "untrained": "untrained", "time-shifted": "control", "mean": "control", "permuted labels": "control",
+        "ridge": "baseline", "Wiener": "baseline", "naive Bayes": "baseline",
+    }  # fmt: skip
+    assert {name: comparison.kind_of(name) for name in names} == names
+
+
 def test_cost_is_read_from_beside_the_results(result: dict, tmp_path: Path) -> None:
     (stored,) = made_up.stored(tmp_path / "results/transfer", [result])
     cost = tmp_path / "results/cost/transfer/compared.json"
