@@ -25,7 +25,7 @@ from brainfm.evaluations.methods import adaptation
 from brainfm.evaluations.methods.adaptation import ADAPT as ADAPT
 from brainfm.evaluations.methods.probing import FittedProbe
 from brainfm.evaluations.methods.trials import NO_ROWS, Side
-from brainfm.given import SOMEBODY, Given, check_names, described, labels_of
+from brainfm.given import SOMEBODY, Given, check_names, described, earlier_and_later, labels_of, met
 from brainfm.given import arrays as arrays
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
@@ -161,7 +161,7 @@ class Decoder:
         self._keep(method.fit(given, side, setting, self.seed))
         self.classes_, self.samples_ = classes, samples
         shared = self.adapt in adaptation.SHARED_MONTAGE
-        self.channels_ = names or (list(given.signals().channels.name) if shared else [])
+        self.channels_ = list(given.signals().channels.name) if shared else names
         if self.adapt in ("finetune", "lora"):
             tuned = {"adapt": self.adapt, "trials": len(labels), "spared": len(side.val), "steps": self.steps}
             self.encoder_.card |= given.seen(self.encoder.card) | {"finetuned": {**tuned, "classes": classes.tolist()}}
@@ -220,6 +220,8 @@ class Decoder:
             raise ValueError(f"trials of {len(set(given.people.tolist()))} people; adapt to one at a time")
         given.labels = np.searchsorted(self.classes_, labels)
         other._keep(other.fitted_.on(given).adapted(np.arange(len(given)), self.seed))
+        if self.adapt in ("finetune", "lora"):
+            other.encoder_.card |= given.seen(self.encoder_.card)
         other._somebody = NEW if not isinstance(X, Windows) else self._somebody
         return other
 
@@ -302,7 +304,7 @@ class Decoder:
         decoder._somebody = words["somebody"]
         path = folder / "readout.safetensors"
         kept = adaptation.Saved(decoder.encoder, checkpoint.read_weights(path), words["fitted"])
-        decoder.fitted_ = adaptation.restored(decoder.adapt, kept, Given.nothing(), str(path))
+        decoder.fitted_ = adaptation.restored(decoder.adapt, kept, Given.nothing(), str(path), decoder.seed)
         return decoder
 
     def _asked(
@@ -320,7 +322,7 @@ class Decoder:
         """Keep what was fitted as a saved one is kept, so that no trial stays in memory but a probe's encodings."""
         kept = adaptation.saved(fitted)
         self.encoder_ = kept.encoder
-        self.fitted_ = adaptation.restored(self.adapt, kept, Given.nothing(), "the fitted decoder")
+        self.fitted_ = adaptation.restored(self.adapt, kept, Given.nothing(), "the fitted decoder", self.seed)
         if isinstance(fitted, FittedProbe):
             self.fitted_ = replace(self.fitted_, source=fitted.source)
 
@@ -369,28 +371,29 @@ def finetune_subject(
 ) -> dict[str, Any]:
     """Fit to a subject's earlier trials, score on the later ones, keep the decoder: behind `brainfm finetune`.
 
-    The cut is in time, so that no test trial lies between training trials.
+    The cut is in time, see `given.earlier_and_later`, so that no test trial lies between training trials. A person whom
+    the model was pretrained on is scored, and the note says so; see `given.met`.
     """
     from brainfm.statistics import interval
 
     adaptation.check(adapt)
     trials = open_shards(shards).subject(subject).trials(tmin, tmax)
-    order = np.lexsort((trials.start, trials.of("session")))
-    cut = round(len(order) * (1 - test))
-    train_rows, test_rows = trials.take(order[:cut]), trials.take(order[cut:])
-    decoder = Decoder(model, adapt, seed).fit(train_rows)
+    decoder = Decoder(model, adapt, seed)
+    said = [line for person in np.unique(trials.of("person")) for line in met(str(person), decoder.encoder.card)]
+    train_rows, test_rows, left_out = earlier_and_later(trials, test)
+    decoder.fit(train_rows)
     predicted = decoder.predict(test_rows)
     true = test_rows.label.astype(str)
     score = float(balanced_accuracy(true, predicted))
     ci, over = interval(np.array([score]), true, predicted, balanced_accuracy, seed=seed)
     untrained = Decoder(decoder.encoder.untrained(seed), "probe", seed).fit(train_rows)
     decoder.save(out)
-    print(f"decoder: {out}")
+    print("\n".join([f"decoder: {out}", *said, *left_out]))
     classes = len(decoder.classes_)
     return {
         "task": f"{subject}, {adapt} on {len(train_rows)} trials", "model": model.name, "metric": "balanced accuracy",
         "score": score, "ci": list(ci), "ci_over": over, "chance": 1 / classes,
         "n_subjects": 1, "n_trials": len(test_rows), "simulated": any(r.simulated for r in trials.recordings),
         "baselines": {"untrained, probe": {"score": untrained.score(test_rows), "ci": None}},
-        "note": " ".join(decoder.notes_),
+        "note": " ".join([*said, *left_out, *decoder.notes_]),
     }  # fmt: skip

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from brainfm.evaluations import few_shot, protocol
 from brainfm.evaluations.methods.trials import Signals
 from brainfm.modalities import electrodes, filters
 from brainfm.recording import TYPICAL, Channels
 from brainfm.shards.read import Windows
+from brainfm.shards.twins import merged
 from brainfm.training.batches import ArrayDataset, Batcher, WindowDataset
 from brainfm.training.checkpoint import Pretrained
 from brainfm.training.finetuning import Tokenized
@@ -102,7 +104,7 @@ class Given:
                 said = (
                     f"{int(out.sum())} of {len(self)} trials, those of {len(drawn)} people ({who}), say when to stop."
                 )
-                return np.flatnonzero(~out), np.flatnonzero(out), f"{said} say when to stop."
+                return np.flatnonzero(~out), np.flatnonzero(out), said
         out = np.zeros(len(self), bool)
         for name in names:
             for label in np.unique(self.labels):
@@ -118,13 +120,18 @@ class Given:
     def seen(self, card: dict[str, Any]) -> dict[str, Any]:
         """Entries of a model's card after its network was trained on these trials: whom and what it saw then too.
 
-        Evaluations refuse to score these people, as they do those of pretraining.
+        Whom and what the card says it was trained on before is kept. Evaluations refuse to score these people, as they
+        do those of pretraining.
         """
-        people = {**(card.get("subjects") or {}), "finetuned": sorted(set(self.people.tolist()))}
+        people, windows = card.get("subjects") or {}, card.get("windows") or {}
+        everybody = sorted({*people.get("finetuned", []), *self.people.tolist()})
+        entries: dict[str, Any] = {"subjects": {**people, "finetuned": everybody}}
         if isinstance(self.trials, ArrayDataset):
-            return {"subjects": people}
-        windows = {**(card.get("windows") or {}), "finetuned": self.trials.windows.intervals()}
-        return {"subjects": people, "windows": windows}
+            return entries
+        spans = dict(windows.get("finetuned", {}))
+        for name, own in self.trials.windows.intervals().items():
+            spans[name] = merged(np.array([*spans.get(name, []), *own])).tolist()
+        return {**entries, "windows": {**windows, "finetuned": spans}}
 
     def _enough(self, out: np.ndarray) -> bool:
         return all(
@@ -163,6 +170,34 @@ def _shared(windows: Windows, names: Sequence[str]) -> tuple[Channels, float, np
             start = int(windows.start[row])
             values[row] = stored.signal(start, start + samples)[own]
     return first.pick([first.name.index(n) for n in names]), used[0].sfreq, values
+
+
+def earlier_and_later(windows: Windows, later: float) -> tuple[Windows, Windows, list[str]]:
+    """Cut in time: windows to fit, the last `later` of all to score, and sentences on what is left out.
+
+    Runs follow each other in order of session and id. Earlier windows that `few_shot.sharing` finds are left out.
+    """
+    order = np.lexsort((windows.start, windows.of("id"), windows.of("session")))
+    fit, held = np.split(order, [round(len(order) * (1 - later))])
+    near = few_shot.sharing(windows, np.isin(np.arange(len(windows)), held))[fit]
+    left_out = f"{int(near.sum())} trials before the cut share raw samples with tested ones and are left out."
+    return windows.take(fit[~near]), windows.take(held), [left_out] if near.any() else []
+
+
+def met(person: str, card: dict[str, Any]) -> list[str]:
+    """A sentence where a model's card says that it was pretrained on the person.
+
+    Raises:
+        ValueError: where it was trained further on labelled trials of theirs, which a score would be taken on.
+    """
+    if person in (card.get("subjects") or {}).get("finetuned", []):
+        raise ValueError(
+            f"{person} has taught this model labelled trials already (`finetuned` in its card), so that a score on "
+            "others of them would mean nothing; give the model as it was before"
+        )
+    if person not in protocol.seen_people(card):
+        return []
+    return [f"{person} was in this model's pretraining: the score is not one of a person that it never saw."]
 
 
 def check_names(table: Channels, names: Sequence[str], whose: str = "") -> None:

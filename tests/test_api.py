@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.signal import resample_poly
 
 import brainfm
 from brainfm import api, metrics
+from brainfm.evaluations.methods import adaptation
 from brainfm.modalities import electrodes
 from brainfm.models import luna
 from brainfm.recording import Events, Recording
@@ -118,11 +120,13 @@ def test_raw_is_cut_into_windows(fitted: brainfm.Decoder) -> None:
         fitted.fit(joined, ["left"], channels=NAMES, sfreq=SFREQ)
 
 
-def shard(folder: Path, subject: str = "1", names: list[str] = NAMES, sfreq: float = SFREQ, n: int = 40) -> Path:
+def shard(
+    folder: Path, subject: str = "1", names: list[str] = NAMES, sfreq: float = SFREQ, n: int = 40, bad: str = ""
+) -> Path:
     signal, labels = trials(n, seed=int(subject))
     rows = [NAMES.index(x) for x in names]
     made = Recording(
-        "made_up", subject, "eeg", electrodes.named(names), sfreq=sfreq,
+        "made_up", subject, "eeg", replace(electrodes.named(names), bad=[x == bad for x in names]), sfreq=sfreq,
         signal=np.concatenate(list(signal[:, rows]), axis=1),
         events=Events(np.arange(n) * SAMPLES / sfreq, np.zeros(n), labels.tolist()),
     )  # fmt: skip
@@ -249,6 +253,22 @@ def test_finetune_subject_scores_the_last_trials(folder: Path, tmp_path: Path, c
     loaded = brainfm.Decoder.load(tmp_path / "out")
     later = brainfm.open_shards(tmp_path / "shards").trials(0.0, 1.0).take(range(42, 60))
     assert loaded.score(later) == result["score"]
+    assert "pretraining" not in capsys.readouterr().out
+
+
+def test_finetune_subject_says_whom_the_model_met(
+    encoder: Pretrained, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shard(tmp_path / "shards", n=60)
+    rest = ("1", tmp_path / "out", 0.0, 1.0, 0.3, "probe", 0)
+    for side in ("train", "finetuned"):
+        known = Pretrained(encoder.model, encoder.config, encoder.facts, {"subjects": {side: ["made_up/1"]}})
+        known.save(tmp_path / side)
+    result = api.finetune_subject(tmp_path / "train", tmp_path / "shards", *rest)
+    assert "made_up/1 was in this model's pretraining" in capsys.readouterr().out
+    assert "made_up/1 was in this model's pretraining" in result["note"]
+    with pytest.raises(ValueError, match="made_up/1 has taught this model labelled trials already"):
+        api.finetune_subject(tmp_path / "finetuned", tmp_path / "shards", *rest)
 
 
 def test_finetune(encoder: Pretrained, tmp_path: Path) -> None:
@@ -373,6 +393,46 @@ def test_shared_channels_of_two_montages(encoder: Pretrained, tmp_path: Path) ->
     shard(tmp_path / "other", "3", ["Cz", "C3", "Pz"])
     with pytest.raises(ValueError, match=r"made_up/3.*: 1 channels are missing: C4; the decoder was fitted"):
         decoder.predict(brainfm.open_shards(tmp_path / "other").trials(0.0, 1.0))
+
+
+@pytest.mark.parametrize("adapt", adaptation.SHARED_MONTAGE)
+def test_a_bad_channel_of_the_one_montage_is_not_read(encoder: Pretrained, tmp_path: Path, adapt: str) -> None:
+    shard(tmp_path, bad="Cz")
+    windows = brainfm.open_shards(tmp_path).trials(0.0, 1.0)
+    decoder = brainfm.Decoder(encoder, adapt, steps=2).fit(windows)
+    assert decoder.channels_ == ["C3", "C4", "Pz"]
+    signal, _ = trials(seed=1)
+    np.testing.assert_allclose(
+        decoder.predict_proba(windows), decoder.predict_proba(signal[:, [0, 2, 3]], channels=["C3", "C4", "Pz"],
+                                                              sfreq=SFREQ), atol=1e-4
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("adapt", ["finetune", "lora"])
+def test_whom_a_network_learnt_later_is_recorded_too(encoder: Pretrained, tmp_path: Path, adapt: str) -> None:
+    shard(tmp_path, "1")
+    shard(tmp_path, "2")
+    corpus = brainfm.open_shards(tmp_path)
+    one, two = (corpus.subject(name).trials(0.0, 1.0) for name in "12")
+    decoder = brainfm.Decoder(encoder, adapt, steps=2).fit(one)
+    card = decoder.adapted(two.take(range(6))).encoder_.card
+    assert card["subjects"]["finetuned"] == ["made_up/1", "made_up/2"]
+    assert card["windows"]["finetuned"] == {**one.intervals(), **two.take(range(6)).intervals()}
+    assert decoder.encoder_.card["subjects"]["finetuned"] == ["made_up/1"]
+
+
+@pytest.mark.parametrize("adapt", api.ADAPT)
+def test_torch_s_generator_decides_nothing_and_stays(encoder: Pretrained, adapt: str) -> None:
+    signal, labels, people = two_people(20)
+    other, truth = trials(12, seed=7)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.random.get_rng_state()
+        decoder = brainfm.Decoder(encoder, adapt, steps=3).fit(signal, labels, **GIVEN, people=people)
+        found.append(decoder.adapted(other[:8], truth[:8], **GIVEN).predict_proba(other, **GIVEN))
+        assert torch.equal(torch.random.get_rng_state(), state)
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from brainfm.given import Given, labels_of
-from brainfm.recording import Channels
-from brainfm.training.batches import ArrayDataset, Batcher
+from brainfm.given import Given, earlier_and_later, labels_of, met
+from brainfm.recording import Channels, Events, Recording
+from brainfm.shards.read import open_shards
+from brainfm.shards.write import write_shard
+from brainfm.training.batches import ArrayDataset, Batcher, WindowDataset
 
 
 def given(people: list[str], labels: list[int]) -> Given:
@@ -30,7 +34,8 @@ def test_people_are_spared_where_there_are_four() -> None:
     sides = [{people[row] for row in rows} for rows in (fit, val)]
     assert [len(side) for side in sides] == [8, 2]
     assert not sides[0] & sides[1]
-    assert "8 of 40 trials, those of 2 people" in said
+    assert said.startswith("8 of 40 trials, those of 2 people (")
+    assert said.count("say when to stop") == 1
     assert set(val.tolist()) != set(one.spared(1)[1].tolist())
 
 
@@ -60,3 +65,56 @@ def test_too_few_to_spare_any() -> None:
 )
 def test_labels_become_one_type(labels: object, kind: str) -> None:
     assert labels_of(None, labels).dtype.kind == kind
+
+
+def run(session: str, name: str, reach_s: float = 0.0) -> Recording:
+    """Ten trials of a second, one after the other."""
+    return Recording(
+        "made_up", "1", "eeg", Channels.make(["a"], "eeg"), sfreq=8.0, session=session, run=name, reach_s=reach_s,
+        signal=np.random.default_rng(0).normal(0, 1e-5, (1, 80)),
+        events=Events(np.arange(10.0), np.zeros(10), ["x", "y"] * 5),
+    )  # fmt: skip
+
+
+def test_a_cut_in_time_follows_sessions_and_runs(tmp_path: Path) -> None:
+    """Runs start at 0 each: sorted by start within a session, every run would be on both sides."""
+    write_shard(tmp_path / "1.h5", [run("2", "a"), run("1", "b"), run("1", "a"), run("2", "b")], {})
+    fit, held, said = earlier_and_later(open_shards(tmp_path).trials(0.0, 1.0), 0.25)
+    assert fit.intervals() == {f"made_up/1/{r}": [[0.0, 10.0]] for r in ("1/a", "1/b", "2/a")}
+    assert held.intervals() == {"made_up/1/2/b": [[0.0, 10.0]]}
+    assert said == []
+
+
+def test_trials_that_reach_over_the_cut_are_left_out(tmp_path: Path) -> None:
+    write_shard(tmp_path / "1.h5", [run("1", "a", reach_s=0.75)], {})
+    fit, held, said = earlier_and_later(open_shards(tmp_path).trials(0.0, 1.0), 0.3)
+    assert (fit.start.tolist(), held.start.tolist()) == ([0, 8, 16, 24, 32], [56, 64, 72])
+    assert said == ["2 trials before the cut share raw samples with tested ones and are left out."]
+
+
+def test_whom_a_model_met() -> None:
+    card = {"subjects": {"train": ["d/1"]}, "tokenizer": {"subjects": {"val": ["d/2"]}}}
+    assert met("d/3", card) == met("d/1", {}) == []
+    assert "d/1 was in this model's pretraining" in met("d/1", card)[0]
+    assert "d/2 was in this model's pretraining" in met("d/2", card)[0]
+    with pytest.raises(ValueError, match="d/1 has taught this model labelled trials already"):
+        met("d/1", {"subjects": {"finetuned": ["d/1"]}})
+
+
+def test_what_a_card_says_is_kept_when_more_is_seen(tmp_path: Path) -> None:
+    write_shard(tmp_path / "1.h5", [run("1", "a"), run("1", "b")], {})
+    windows = open_shards(tmp_path).trials(0.0, 1.0)
+    windows = windows.take(np.argsort(windows.of("id"), kind="stable"))
+
+    def seen(rows: list[int], card: dict) -> dict:
+        own = WindowDataset(windows.take(rows), Batcher())
+        return Given(own, np.full(len(rows), "made_up/1"), np.zeros(len(rows), int), ["x"]).seen(card)
+
+    card = seen([4, 5, 12], {"subjects": {"train": ["d/2"], "finetuned": ["d/9"]}, "windows": {"train": {}}})
+    assert card["subjects"] == {"train": ["d/2"], "finetuned": ["d/9", "made_up/1"]}
+    card = seen([2, 3, 8], card)
+    assert card["windows"]["finetuned"] == {
+        "made_up/1/1/a": [[2.0, 6.0], [8.0, 9.0]], "made_up/1/1/b": [[2.0, 3.0]]
+    }  # fmt: skip
+    assert card["windows"]["train"] == {}
+    assert seen([2, 3], card) == card

@@ -12,7 +12,8 @@
 | `erase_subject` | what tells the training people apart erased from encodings; then as `probe` | frozen |
 
 Each is a `Method` (`trials.py`), for comparisons and for `brainfm.Decoder` alike. A class that nobody of the training
-side has gets no probability. Whose rows may be looked at without labels is said by `views.known`.
+side has gets no probability until shots bring it; with `subject_layer`, whose readout stays as it was fitted, not even
+then. Whose rows may be looked at without labels is said by `views.known`.
 """
 
 from __future__ import annotations
@@ -115,20 +116,32 @@ def saved(fitted: AnyFitted) -> Saved:
         state |= {f"attentive.{k}": v for k, v in network.model.state_dict().items()}
         return Saved(old, state, {**described, "heads": network.model.heads})
     adapters = lora.described(network.model)
-    plain = Pretrained(lora.merged(network.model).eval(), old.config, old.facts, dict(old.card))
-    return Saved(plain, state, {**described, "adapters": adapters} if adapters else described)
+    plain = lora.merged(network.model).eval()
+    for name, weight in plain.named_parameters():  # what adapters froze trains again, what was frozen before does not
+        weight.requires_grad_(old.model.get_parameter(name).requires_grad)
+    tuned = Pretrained(plain, old.config, old.facts, dict(old.card))
+    return Saved(tuned, state, {**described, "adapters": adapters} if adapters else described)
 
 
-def restored(word: str, kept: Saved, trials: Shown, where: str) -> AnyFitted:
+def restored(word: str, kept: Saved, trials: Shown, where: str, seed: int = 0) -> AnyFitted:
     """What `saved` was given, on these trials, without the training rows; adapters are folded and start anew.
+
+    Torch's generator is left as it was.
 
     Args:
         word: of `ADAPT`. kept: what `saved` gave. trials: whose rows it will answer for. where: the file, for errors.
+        seed: of the adapters that start anew.
 
     Raises:
         CheckpointError: for arrays that are not those of this mode.
     """
     check(word)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _restored(word, kept, trials, where)
+
+
+def _restored(word: str, kept: Saved, trials: Shown, where: str) -> AnyFitted:
     encoder, arrays, described = kept
     of, trained, people = described["of"], np.array(described["trained"], np.int64), described["people"]
     try:

@@ -60,6 +60,8 @@ class FittedSubjectLayer:
     def adapted(self, rows: np.ndarray, seed: int) -> FittedSubjectLayer:
         """A fresh layer for whose rows these are, the only thing that is trained; it starts as a stranger's.
 
+        The readout stays as it was fitted, so a class that these rows are the first to have keeps probability 0.
+
         Raises:
             ValueError: for rows of several people.
         """
@@ -104,7 +106,7 @@ class SubjectLayer:
     readout: Callable[[int, int], nn.Module] | None = None
     standardised: bool = True
     decay: float = 1.0
-    settings: Sequence[Setting] = rates(3e-3, 1e-3, 1e-2, 3e-4)
+    settings: Sequence[Setting] = rates(3e-3, 1e-3, 1e-2, 3e-4, 3e-2)
     stops_early: bool = True
 
     def fit(self, trials: Shown, side: Side, setting: Setting, seed: int) -> FittedSubjectLayer:

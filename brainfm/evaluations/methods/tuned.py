@@ -106,7 +106,7 @@ class Finetune:
     readout: Callable[[int, int], nn.Module] | None = None
     standardised: bool = True
     batches: Batches | None = None
-    settings: Sequence[Setting] = rates(3e-4, 1e-4, 1e-3, 3e-5)
+    settings: Sequence[Setting] = rates(3e-4, 1e-4, 1e-3, 3e-5, 3e-3)
     stops_early: bool = True
 
     def fit(self, trials: Shown, side: Side, setting: Setting, seed: int) -> FittedNetwork:
@@ -150,7 +150,7 @@ class LowRankTuning:
     readout: Callable[[int, int], nn.Module] | None = None
     standardised: bool = True
     decay: float = 1.0
-    settings: Sequence[Setting] = rates(1e-3, 3e-3, 3e-4, 1e-4)
+    settings: Sequence[Setting] = rates(1e-3, 3e-3, 3e-4, 1e-4, 1e-2)
     stops_early: bool = True
 
     def fit(self, trials: Shown, side: Side, setting: Setting, seed: int) -> FittedNetwork:
@@ -187,7 +187,7 @@ class Attend:
     standardised: bool = False
     readout: Callable[[int, int], nn.Module] | None = nn.Linear
     made: dict[int, tuple[Shown, Tokens]] = field(default_factory=dict, repr=False)
-    settings: Sequence[Setting] = rates(3e-3, 1e-3, 1e-2, 3e-4)
+    settings: Sequence[Setting] = rates(3e-3, 1e-3, 1e-2, 3e-4, 3e-2)
     stops_early: bool = True
 
     def fit(self, trials: Shown, side: Side, setting: Setting, seed: int) -> FittedNetwork:

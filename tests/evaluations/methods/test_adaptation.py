@@ -127,6 +127,11 @@ def test_modes_over_a_frozen_tokenizer(trials: Trials, side: Side, brainomni: Pr
     if word == "subject_layer":  # over the sources: 3 people x 3 x 3
         assert fitted.network.model.mixing.weight.shape == (3, 3, 3)
         assert not torch.equal(fitted.network.model.mixing.weight[0], torch.eye(3))
+    if word in ("finetune", "lora"):
+        trained = {n: p.requires_grad for n, p in brainomni.model.named_parameters()}
+        assert not all(trained.values())
+        kept = adaptation.saved(fitted).encoder.model
+        assert {n: p.requires_grad for n, p in kept.named_parameters()} == trained
     if word == "lora":
         assert {n.split(".")[0] for n, p in fitted.model.named_modules() if isinstance(p, LowRank)} == {"blocks"}
 
@@ -165,6 +170,8 @@ def test_only_adapters_and_readout_train(trials: Trials, side: Side, luna: Pretr
     assert fitted.trained == inside + sum(p.numel() for p in fitted.objective.parameters())
     kept = adaptation.saved(fitted)
     assert set(kept.encoder.model.state_dict()) == set(before)
+    flags = [{n: p.requires_grad for n, p in e.model.named_parameters()} for e in (luna, kept.encoder)]
+    assert flags[0] == flags[1]  # a later "finetune" trains what it would train of the network as it was
     again = adaptation.restored("lora", kept, trials, "here")
     np.testing.assert_allclose(again.predict_proba(side.test), fitted.predict_proba(side.test), atol=1e-5)
 
@@ -234,7 +241,7 @@ def test_erasure_leaves_nothing_that_tells_training_people_apart(trials: Trials,
         )
 
 
-@pytest.mark.parametrize("word", ["probe", "finetune", "attentive"])
+@pytest.mark.parametrize("word", ["probe", "finetune", "attentive", "subject_layer"])
 def test_a_class_that_nobody_trains_gets_no_probability_until_shots_bring_it(
     people: Corpus, luna: Pretrained, word: str
 ) -> None:
@@ -249,7 +256,8 @@ def test_a_class_that_nobody_trains_gets_no_probability_until_shots_bring_it(
     assert chances.shape == (TRIALS, 3)
     assert not chances[:, 2].any()
     np.testing.assert_allclose(chances.sum(1), 1)
-    assert fitted.adapted(side.test[-6:], 0).predict_proba(side.test)[:, 2].all()
+    brought = fitted.adapted(side.test[-6:], 0).predict_proba(side.test)[:, 2]
+    assert not brought.any() if word == "subject_layer" else brought.all()  # its readout stays as it was fitted
     one = Side(side.fit[trials.labels[side.fit] == 0], NO_ROWS, side.test)
     with pytest.raises(ValueError, match=r"have left alone of left, right, up; take people with two classes or more"):
         method.fit(trials, one, method.settings[0], 0)
@@ -261,6 +269,11 @@ def test_settings_are_chosen_by_validation_people(trials: Trials, side: Side, lu
         setting, losses = choose(method, trials, side, 2, 0)
         assert len(losses) == 2
         assert setting == method.settings[int(np.argmin(losses))]
+
+
+def test_each_method_has_as_many_settings_to_try(luna: Pretrained) -> None:
+    methods = [adaptation.method(word, luna) for word in adaptation.ADAPT]
+    assert {len({tuple(s.items()) for s in m.settings}) for m in methods} == {5}
 
 
 def test_no_linear_layer_and_no_gradient(trials: Trials, side: Side, people: Corpus) -> None:
