@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import partial
@@ -18,7 +19,7 @@ from rich.progress import track
 
 from brainfm.api import NEW, Decoder
 from brainfm.datasets.local_files import DEFAULTS
-from brainfm.datasets.same_cleaning import WHOLE, band_of, card_steps, cleaning_of, words_of
+from brainfm.datasets.same_cleaning import band_of, card_steps, cleaning_of, sees_whole, words_of
 from brainfm.decode_codes import DecodeError
 from brainfm.describe import CONSOLE
 from brainfm.evaluations import sliding
@@ -146,7 +147,12 @@ def sources(
     loose = (path.is_file() or bool(detect.folder_reader(path))) and bids.root_of(path) is None
     found = collection.find(path, montage=montage, subject="unknown" if loose else None)  # who it was does not matter
     for item in found.items:
-        yield detect.stem(item.path), partial(of_file, item, decoder, causal)
+        yield _stem(item.path), partial(of_file, item, decoder, causal)
+
+
+def _stem(path: Path) -> str:
+    """Name of a file without its suffix, nor what BIDS puts in the place of `_events`."""
+    return re.sub(r"(?<=.)_(eeg|meg|ieeg)$", "", detect.stem(path))
 
 
 def _name(stored: Stored) -> str:
@@ -157,7 +163,7 @@ def of_shard(stored: Stored, decoder: Decoder, causal: bool) -> Continuous:
     """A recording of a shard as it is; its rate must be the decoder's.
 
     Raises:
-        ValueError: for another rate, or a recording without a signal.
+        ValueError: for another rate, and for a causal answer where the cleaning of the shard saw the whole recording.
     """
     facts = decoder.encoder.facts
     if stored.sfreq != facts.sfreq:
@@ -169,8 +175,11 @@ def of_shard(stored: Stored, decoder: Decoder, causal: bool) -> Continuous:
     known = card_steps(decoder.encoder.card, stored.modality)[0]
     if known is not None and (own := band_of(steps)) != (wanted := band_of(known)):
         remarks.append(f"it was filtered by {words_of(own)}, the model's training data by {words_of(wanted)}")
-    if causal and (seen := [s["step"] for s in steps if s["step"] in WHOLE]):
-        remarks.append(f"not wholly causal: the cleaning of the shard ({', '.join(seen)}) looked at all of it")
+    if causal and (seen := [s["step"] for s in steps if sees_whole(s["step"], s)]):
+        raise ValueError(
+            f"--causal: the cleaning of {stored.id} ({', '.join(seen)}) saw the whole recording; ingest it without "
+            "these steps, give the file that it came from, or decode it without --causal"
+        )
     return Continuous(
         _name(stored), stored.signal, stored.channels, stored.sfreq, stored.segments, stored.events, stored.reach_s,
         stored.person, stored.simulated, steps, remarks,
@@ -199,7 +208,7 @@ def of_file(item: Item, decoder: Decoder, causal: bool) -> Continuous:
             f"{recording.sfreq / 2:g} Hz is missing"
         )
     cleaned: Recording = cleaning.clean(recording, steps)
-    if causal and cleaned.reach_s >= cleaned.duration:
+    if causal and any(sees_whole(step["step"], step) for step in cleaned.provenance["steps"]):
         raise ValueError(
             f"--causal: {recording.sfreq:g} Hz is no ratio of whole numbers to {facts.sfreq:g} Hz, so resampling sees "
             "the whole recording; decode it without --causal"
@@ -208,7 +217,7 @@ def of_file(item: Item, decoder: Decoder, causal: bool) -> Continuous:
     if signal is None or segments is None:
         raise ValueError(f"{item.path}: nothing is left of the signal after cleaning")
     return Continuous(
-        detect.stem(item.path), lambda a, b: np.asarray(signal[:, a:b], np.float32), cleaned.channels, facts.sfreq,
+        _stem(item.path), lambda a, b: np.asarray(signal[:, a:b], np.float32), cleaned.channels, facts.sfreq,
         segments, cleaned.events, cleaned.reach_s, "", cleaned.simulated, cleaned.provenance["steps"], remarks,
     )  # fmt: skip
 
@@ -236,7 +245,8 @@ def _decode(
     )
     smooth = sliding.smoothed(chances, where.part, smooth_s * sfreq / step, causal)
     time = sliding.times(where, sfreq, causal, source.reach_s)
-    events = sliding.events(smooth, time, where.part, classes, threshold, step / sfreq, causal)
+    bounds = sliding.limits(source.segments, sfreq, causal, source.reach_s)
+    events = sliding.events(smooth, time, where.part, classes, threshold, step / sfreq, bounds, causal)
     told = {
         "GeneratedBy": {"Name": WRITER, "Version": importlib.metadata.version("brainfm")},
         "Recording": source.name, "Simulated": source.simulated, "SamplingFrequency": sfreq,
@@ -289,12 +299,21 @@ def _fitted_to(decoder: Decoder, source: Continuous, where: Places, causal: bool
 
 
 def _probability_columns(classes: list[str], causal: bool) -> dict[str, dict[str, str]]:
-    """Columns of the table of probabilities, as a BIDS sidecar describes them."""
+    """Columns of the table of probabilities, as a BIDS sidecar describes them.
+
+    A class has a prefix, so that no word of a decoder is the name of another column or of a key of the sidecar.
+    """
     middle = "middle of the window" if not causal else "end of the window and the reach of the filters behind it"
     return {
         "time": {"Description": f"{middle}, from the start of the recording", "Units": "s"},
-        **{word: {"Description": f"probability of {word!r} in the window", "Units": "1"} for word in classes},
-        **{f"{word}_smoothed": {"Description": f"moving mean of {word!r}", "Units": "1"} for word in classes},
+        **{
+            f"probability_{word}": {"Description": f"probability of {word!r} in the window", "Units": "1"}
+            for word in classes
+        },
+        **{
+            f"smoothed_{word}": {"Description": f"moving mean of the probability of {word!r}", "Units": "1"}
+            for word in classes
+        },
     }
 
 

@@ -99,10 +99,12 @@ def test_a_file_from_the_command_line(
     assert status == 0, said
     assert "someone_raw: 237 windows" in said
     chances = table(tmp_path / "out/someone_raw_probabilities.tsv")
-    assert list(chances) == ["time", "rest", "rhythm", "rest_smoothed", "rhythm_smoothed"]
-    time, even = np.array(chances["time"], float), np.array(chances["rhythm_smoothed"], float)
+    classes = [f"{what}_{word}" for what in ("probability", "smoothed") for word in ("rest", "rhythm")]
+    assert list(chances) == ["time", *classes]
+    time, even = np.array(chances["time"], float), np.array(chances["smoothed_rhythm"], float)
     np.testing.assert_allclose(time, 0.5 + 0.25 * np.arange(237))
-    np.testing.assert_allclose(np.array(chances["rest"], float) + np.array(chances["rhythm"], float), 1, atol=2e-4)
+    rest, rhythmic = (np.array(chances[f"probability_{word}"], float) for word in ("rest", "rhythm"))
+    np.testing.assert_allclose(rest + rhythmic, 1, atol=2e-4)
     clear = np.abs((time + 5) % 10 - 5) > 1.6
     assert ((even > 0.5) == blocks(time))[clear].all()
     events = table(tmp_path / "out/someone_raw_events.tsv")
@@ -212,6 +214,68 @@ def test_a_shard_of_another_rate_is_refused(decoder: Path, tmp_path: Path) -> No
         decode_file.run(decoder, [fast], tmp_path / "out")
 
 
+def test_causal_refuses_shards_whose_cleaning_saw_all_of_them(decoder: Path, tmp_path: Path) -> None:
+    marked = shard(tmp_path, "a")
+    with pytest.raises(DecodeError, match=r"the cleaning of \S+ \(bad_channels\) saw the whole recording; ingest it"):
+        decode_file.run(decoder, [marked], tmp_path / "out", causal=True)
+    by_mne = shard(tmp_path, "b", steps=[STEPS[1], {**STEPS[2], "method": "mne.filter.resample"}])
+    with pytest.raises(DecodeError, match=r"\(resample\) saw the whole recording"):
+        decode_file.run(decoder, [by_mne], tmp_path / "out", causal=True)
+    clamped = {"step": "clamp", "robust_sd": None, "typical": 20.0, "fitted_on": "nothing"}
+    decode_file.run(decoder, [shard(tmp_path, "c", steps=[*STEPS[1:], clamped])], tmp_path / "out", causal=True)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*_events.tsv")) == ["sub-c_1_events.tsv"]
+
+
+def test_causal_refuses_a_file_that_mne_must_resample(decoder: Path, tmp_path: Path) -> None:
+    signal = rhythm(np.arange(8000) / 400, np.ones(8000), 0)
+    raw = mne.io.RawArray(signal, mne.create_info(NAMES, 100 * np.pi, "eeg"), verbose="error")
+    raw.save(tmp_path / "odd_raw.fif", verbose="error")
+    with pytest.raises(DecodeError, match="is no ratio of whole numbers to 64 Hz"):
+        decode_file.run(decoder, [tmp_path / "odd_raw.fif"], tmp_path / "out", causal=True)
+    decode_file.run(decoder, [tmp_path / "odd_raw.fif"], tmp_path / "out")
+
+
+def test_classes_of_any_name_have_columns_of_their_own(decoder: Path, tmp_path: Path) -> None:
+    made = cleaned(60, SFREQ, 0)
+    trials = made.reshape(4, 60, 64).transpose(1, 0, 2)
+    names = np.array(["time", "Remarks", "time_smoothed", "GeneratedBy"])
+    words = names[2 * (np.arange(60) % 2) + blocks(np.arange(60) + 0.5)]
+    fitted = Decoder(Decoder.load(decoder).encoder).fit(trials, words, channels=NAMES, sfreq=SFREQ)
+    fitted.save(tmp_path / "decoder")
+    decode_file.run(tmp_path / "decoder", [shard(tmp_path, "a")], tmp_path / "out")
+    found = table(tmp_path / "out/sub-a_1_probabilities.tsv")
+    told = json.loads((tmp_path / "out/sub-a_1_probabilities.json").read_text())
+    assert len(found) == 1 + 2 * 4
+    assert float(found["time"][1]) == 1.0
+    for word in names:
+        assert told[f"probability_{word}"]["Description"] == f"probability of {str(word)!r} in the window"
+        assert f"smoothed_{word}" in told
+    assert told["Remarks"] == []
+    assert told["GeneratedBy"]["Name"] == "brainfm decode"
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("sub-01_task-rest_eeg.edf", "sub-01_task-rest"), ("sub-01_ieeg.vhdr", "sub-01"), ("sub-01_meg.fif", "sub-01"),
+        ("someone_raw.fif", "someone_raw"), ("_eeg.edf", "_eeg"), ("eeg.edf", "eeg"),
+    ],
+)  # fmt: skip
+def test_tables_are_named_as_bids_does(name: str, stem: str) -> None:
+    assert decode_file._stem(Path(name)) == stem
+
+
+def test_a_step_longer_than_a_window_makes_events_that_fit(decoder: Path, tmp_path: Path) -> None:
+    path = file(tmp_path / "sub-1_task-rest_eeg.fif", 30)
+    (written,) = decode_file.run(decoder, [path], tmp_path / "out", step_s=4.0, smooth_s=0.0)
+    assert written.name == "sub-1_task-rest_events.tsv"
+    found = table(written)
+    onset, duration = (np.array(found[k], float) for k in ("onset", "duration"))
+    assert onset[0] == 0
+    assert (onset[1:] >= (onset + duration)[:-1] - 1e-3).all()
+    assert (onset + duration)[-1] <= 30
+
+
 def test_events_that_it_did_not_write_are_kept(decoder: Path, tmp_path: Path) -> None:
     path = shard(tmp_path, "a")
     own = tmp_path / "sub-a_1_events.tsv"
@@ -241,7 +305,7 @@ def test_a_decoder_that_aligns_people_sees_the_whole_recording_first(decoder: Pa
     loaded = Decoder.load(tmp_path / "aligned").calibrate(windows, channels=source.channels, sfreq=SFREQ)
     expected = loaded.predict_proba(windows, channels=source.channels, sfreq=SFREQ)
     found = table(tmp_path / "out/someone_raw_probabilities.tsv")
-    np.testing.assert_allclose(np.array(found["rhythm"], float), expected[:, 1], atol=1e-3)
+    np.testing.assert_allclose(np.array(found["probability_rhythm"], float), expected[:, 1], atol=1e-3)
     with pytest.raises(DecodeError, match=r"--causal: this decoder \(euclidean\) aligns each person"):
         decode_file.run(tmp_path / "aligned", [path], tmp_path / "causal", causal=True)
     loaded.save(tmp_path / "calibrated")

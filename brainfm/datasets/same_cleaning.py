@@ -10,8 +10,8 @@ import numpy as np
 from brainfm.datasets.local_files import DEFAULTS, steps_of
 from brainfm.modalities import cleaning
 
-#: Cleaning whose result at any time depends on the whole recording.
-WHOLE = ("bad_channels", "detrend", "clamp", "scale")
+#: Cleaning whose result at any time depends on a whole stretch or recording; `sees_whole` knows the exceptions.
+WHOLE = ("bad_channels", "detrend", "scale", "centre", "standardise")
 #: Words of a step in the provenance that are its keywords; the rest of the provenance says what it did.
 KEYWORDS = {
     "bad_channels": ("deviation", "correlation", "flat", "share"), "reference": ("to",), "detrend": ("order",),
@@ -52,10 +52,24 @@ def cleaning_of(
     if not any("resample" in step for step in steps):
         last = max((i for i, step in enumerate(steps) if set(step) & set(cleaning.FILTERS)), default=-1)
         steps.insert(last + 1, {"resample": {"sfreq_hz": sfreq}})
-    if causal and (whole := [step for step in steps if set(step) & set(WHOLE)]):
+    whole = [s for s in steps if isinstance(s, dict) and any(sees_whole(word, s[word] or {}) for word in s)]
+    if causal and whole:
         steps = [step for step in steps if step not in whole]
         remarks.append(f"left out, for they see the whole recording: {_short(whole)}")
     return steps, remarks
+
+
+def sees_whole(word: str, given: dict[str, Any]) -> bool:
+    """Whether a step with these keywords, or this provenance, sees more than what its filters reach.
+
+    Clamping to typical amplitudes and scaling by a given factor see a sample; resampling as MNE does it, for rates
+    without a ratio of whole numbers, sees everything.
+    """
+    if word == "clamp":
+        return given.get("robust_sd") is not None
+    if word == "resample":
+        return given.get("method") == "mne.filter.resample"
+    return word in WHOLE and "factor" not in given
 
 
 def card_steps(card: dict[str, Any], modality: str) -> tuple[list[dict[str, Any]] | None, list[str]]:

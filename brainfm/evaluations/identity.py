@@ -49,7 +49,8 @@ def run(
         seed: of folds, untrained weights, permutations, perturbations and bootstrap.
         permutations: of the nulls of variance and consistency.
         label_permutations: fits on labels permuted within people, averaged, for the baseline of that name.
-        gap_s: seconds between what a probe of the subject is fitted on and what it is asked.
+        gap_s: seconds between what a probe of the subject, or of the label later on, is fitted on and what it is asked;
+            twice the recording's `reach_s` where that is longer.
         per_class: windows of each class and test person that are perturbed.
         segments: stretches of time that are shuffled one by one.
         inverse_penalty: of the readouts of the label; None chooses each by cross-validation over training people.
@@ -179,8 +180,7 @@ class Asked:
 
 
 def _probed(asked: Probes, features: np.ndarray) -> Asked:
-    label = asked.label(features)
-    return Asked(label, asked.label_later(features, label.predict[-1].C), asked.subject(features, asked.asked))
+    return Asked(asked.label(features), asked.label_later(features), asked.subject(features, asked.asked))
 
 
 def _shares(asked: Probes, features: np.ndarray, permutations: int) -> dict:

@@ -68,7 +68,7 @@ class Probes:
 
     Attributes:
         trials: windows of both sides. known, asked: rows of the training people and of people never seen.
-        early, late: `(window,)` masks: the first part of each recording, and what lies a gap after it.
+        early, late: `(window,)` masks of `parted`: the first part of each recording, and what lies a gap after it.
         seed: of folds, permutations and bootstrap. penalty: inverse penalty of all label readouts; None chooses each.
     """
 
@@ -90,10 +90,10 @@ class Probes:
         """
         return self._label(features, self.known, self.asked, penalty, taught)
 
-    def label_later(self, features: np.ndarray, penalty: float) -> Probed:
-        """Fitted on the early windows of the training people, scored on their late ones."""
+    def label_later(self, features: np.ndarray) -> Probed:
+        """Fitted, penalty and all, on the early windows of the training people, scored on their late ones."""
         fit, test = (self.known[mask[self.known]] for mask in (self.early, self.late))
-        return self._label(features, fit, test, penalty, None)
+        return self._label(features, fit, test, None, None)
 
     def _label(
         self, features: np.ndarray, fit: np.ndarray, test: np.ndarray, penalty: float | None, taught: np.ndarray | None
@@ -105,7 +105,7 @@ class Probes:
         guess, truth, who = fitted.predict(features[test]), labels[test], people[test]
         found = protocol.scored(balanced_accuracy, who, truth, guess, self.seed)
         rng = np.random.default_rng(self.seed)
-        p, p_shifted = (permutation_p(found.score, _null(truth, guess, who, m, rng)) for m in (_permuted, _shifted))
+        p, p_shifted = (_p(_scores(truth, guess, who, mix, rng)) for mix in (_permuted, _shifted))
         return Probed(found, 1 / len(self.trials.classes), p, p_shifted, fitted, guess)
 
     def calibrated(self, features: np.ndarray) -> Pipeline:
@@ -142,7 +142,7 @@ class Probes:
         """
         who = self.trials.people
         fit, test = (rows[mask[rows]] for mask in (self.early, self.late))
-        inner = parted(self.trials.windows.take(fit), 0.0)
+        inner = parted(self.trials.windows.take(fit), 0.0)  # the filters' reach lies between
         first, rest = fit[inner[0]], fit[inner[1]]
 
         def right(penalty: float) -> float:
@@ -156,14 +156,17 @@ class Probes:
         found = protocol.scored(accuracy, truth, truth, guess, self.seed)
         rng, names = np.random.default_rng(self.seed), np.unique(truth)
         member = (truth == names[:, None]) / np.sum(truth == names[:, None], axis=1, keepdims=True)
-        null = [float((member @ (guess[rng.permutation(len(guess))] == truth)).mean()) for _ in range(PERMUTATIONS)]
-        return Probed(
-            found, 1 / len(set(who[fit].tolist())), permutation_p(found.score, np.array(null)), None, fitted, guess
-        )
+        orders = (np.arange(len(guess)), *(rng.permutation(len(guess)) for _ in range(PERMUTATIONS)))
+        p = _p(np.array([(member @ (guess[order] == truth)).mean() for order in orders]))
+        return Probed(found, 1 / len(set(who[fit].tolist())), p, None, fitted, guess)
 
 
 def probes(trials: Trials, known: np.ndarray, gap_s: float, seed: int, penalty: float | None = None) -> Probes:
     """The probes of these windows; rows that are not `known` are of people never seen.
+
+    Args:
+        trials: of both sides. known: rows of the training people. gap_s: as in `parted`.
+        seed, penalty: as in `Probes`.
 
     Raises:
         ValueError: for a person without early or without late windows.
@@ -172,10 +175,12 @@ def probes(trials: Trials, known: np.ndarray, gap_s: float, seed: int, penalty: 
     for name in np.unique(trials.people):
         own = trials.people == name
         if not (early & own).any() or not (late & own).any():
+            reach_s = max(stored.reach_s for stored in trials.windows.take(own).used)
             raise ValueError(
                 f"{name} has {int((early & own).sum())} early and {int((late & own).sum())} late windows of "
-                f"{int(own.sum())}; who someone is is asked later in a recording, {gap_s:g} s apart: take shorter "
-                "windows, a smaller gap_s, or leave this person out"
+                f"{int(own.sum())}; who someone is is asked later in a recording, gap_s {gap_s:g} s and at least twice "
+                f"the filters' reach ({reach_s:g} s) apart: take shorter windows, a smaller "
+                "gap_s, or leave this person out"
             )
     asked = np.setdiff1d(np.arange(len(trials)), known)
     return Probes(trials, known, asked, early, late, seed, penalty)
@@ -185,30 +190,41 @@ def parted(windows: Windows, gap_s: float, share: float = EARLY) -> tuple[np.nda
     """Masks `(window,)`: windows that end in the first `share` of their recording, and those a gap after it.
 
     A recording reaches here from its first window to the end of its last.
+
+    Args:
+        windows: of any recordings. share: of a recording's time that is early.
+        gap_s: seconds between the two; twice the recording's `reach_s` where that is longer, so that filtering has put
+            no raw sample into both.
     """
     early, late = np.zeros(len(windows), bool), np.zeros(len(windows), bool)
     for r in np.unique(windows.recording):
-        rows, hertz = windows.recording == r, rate(windows.recordings[r])
+        rows, stored = windows.recording == r, windows.recordings[r]
+        hertz, gap = rate(stored), max(gap_s, 2 * stored.reach_s)
         begin, end = windows.start[rows] / hertz, (windows.start[rows] + windows.samples[rows]) / hertz
         border = begin.min() + share * (end.max() - begin.min())
         early[rows] = end <= border + 1e-9
         if early[rows].any():
-            late[rows] = begin >= end[early[rows]].max() + gap_s - 1e-9
+            late[rows] = begin >= end[early[rows]].max() + gap - 1e-9
     return early, late
 
 
-def _null(
+def _p(scores: np.ndarray) -> float:
+    """p of the first of `(1 + permutation,)` scores against the rest; equal up to rounding counts as equal."""
+    return permutation_p(scores[0] - 1e-9, scores[1:])
+
+
+def _scores(
     truth: np.ndarray,
     guess: np.ndarray,
     people: np.ndarray,
     mix: Callable[[np.ndarray, np.random.Generator], np.ndarray],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """`(permutation,)` mean over people of balanced accuracy, with the truth mixed within each person."""
-    out, names = np.zeros(PERMUTATIONS), np.unique(people)
+    """`(1 + permutation,)` balanced accuracy, mean over people: of the truth, then of it mixed within people."""
+    out, names = np.zeros(1 + PERMUTATIONS), np.unique(people)
     for name in names:
         own = people == name
-        mixed, classes = mix(truth[own], rng), np.unique(truth[own])
+        mixed, classes = np.vstack([truth[own], mix(truth[own], rng)]), np.unique(truth[own])
         right = mixed == guess[own]
         out += np.mean([(right & (mixed == c)).sum(axis=1) / np.sum(truth[own] == c) for c in classes], axis=0)
     return out / len(names)

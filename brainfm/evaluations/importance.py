@@ -41,14 +41,16 @@ def run(
 
     Args:
         model: the network, not changed.
-        train, test: labelled windows of one length. seed: of everything that is drawn.
+        train, test: labelled windows of one length, of different people; pretraining has not seen the test people.
+        seed: of everything that is drawn.
         repeats: other trials that each channel and band is taken from. most: tested windows at most, drawn by person.
         bands: name → edges in Hz; those of `baselines.BANDS` if None.
 
     Raises:
-        ValueError: for windows of several rates, or unequal classes.
+        ValueError: for windows of several rates, unequal classes, or a test person who trains or whom pretraining saw.
     """
     classes = protocol.classes_of(train, test)
+    protocol.strangers(train, test, model.card)
     test = test.take(drawn(test.of("person"), most, seed))
     trials = Trials(Windows.join([train, test]), seed)
     signals, cut = trials.signals(), len(train)
@@ -211,7 +213,8 @@ def saliency(
         None where the network cuts its signal into codes, which have no gradient.
     """
     scale, linear = fitted[0], fitted[-1]
-    weight = torch.tensor(linear.coef_ / scale.scale_, dtype=torch.float32)
+    device = next(model.model.parameters()).device
+    weight = torch.tensor(linear.coef_ / scale.scale_, dtype=torch.float32, device=device)
     if len(weight) == 1:
         weight = torch.cat((-weight, weight)) / 2
     total, begin = np.zeros((classes, values.shape[1])), 0
@@ -219,15 +222,16 @@ def saliency(
         for batch in in_order(_dataset(model, signals, values), size):
             own = truth[begin : begin + len(batch)]
             begin += len(batch)
+            batch = batch.to(device)
             leaf = batch.values.clone().requires_grad_()
             pooled = model.model.encode(replace(batch, values=leaf)).pooled
             if not pooled.requires_grad:
                 return None
-            logit = (pooled * weight[torch.from_numpy(own)]).sum()  # the bias has no gradient
+            logit = (pooled * weight[torch.from_numpy(own).to(device)]).sum()  # the bias has no gradient
             (gradient,) = torch.autograd.grad(logit, leaf, allow_unused=True)
             if gradient is None:
                 return None
-            product = replace(batch, values=(gradient * leaf).abs().detach()).signal().mean(dim=-1).numpy()
+            product = replace(batch, values=(gradient * leaf).abs().detach()).signal().mean(dim=-1).cpu().numpy()
             np.add.at(total, own, product)
     count = np.bincount(truth, minlength=classes)[:, None]
     return total / np.maximum(count, 1)

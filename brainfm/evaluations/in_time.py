@@ -65,14 +65,17 @@ def run(
         length_s, step_s: of the short windows. tmin_s: start of the trials relative to their events, to label time.
         blocks: 0 fits on `train` and scores `test`. 2 or more leave `train` aside: each person of `test` is decoded by
             themselves, every block of time by the others.
-        gap_s: with blocks, seconds between what is fitted and what is scored.
+        gap_s: with blocks, seconds between what is fitted and what is scored; twice the filters' reach where longer.
         penalty: inverse penalty of the logistic regressions on standardised features, the same for all.
         permutations: of the training labels, averaged.
 
     Raises:
-        ValueError: for trials of several lengths, short windows that are longer than they, or unequal classes.
+        ValueError: for trials of several lengths, short windows that are longer than they, or unequal classes; without
+            blocks, where a test person trains or pretraining saw them.
     """
     classes = protocol.classes_of(train, test)
+    if not blocks:
+        protocol.strangers(train, test, model.card)
     both = test if blocks else Windows.join([train, test])
     trials = Trials(both, seed)
     folds = within(both, blocks, gap_s) if blocks else [Fold(np.arange(len(train)), np.arange(len(train), len(both)))]
@@ -151,20 +154,25 @@ def run(
 
 
 def within(windows: Windows, blocks: int, gap_s: float) -> list[Fold]:
-    """Folds inside each person: sessions one after the other, cut into `blocks` of time."""
+    """Folds inside each person: sessions one after the other, cut into `blocks` of time.
+
+    Between what is fitted and what is scored lie `gap_s`, or twice the longest `reach_s` of the person's recordings
+    where that is longer.
+    """
     folds = []
     people = windows.of("person")
     for person in np.unique(people):
         rows = np.flatnonzero(people == person)
         begin, spans = 0.0, list[tuple[int, float, float]]()
+        gap = max(gap_s, *(2 * stored.reach_s for stored in windows.take(rows).used))
         for r in np.unique(windows.recording[rows]):  # recordings are laid end to end, a gap between them
             stored = windows.recordings[r]
             own = windows.recording[rows] == r
             first = windows.start[rows][own] / stored.sfreq + begin
             spans += zip(rows[own], first, first + windows.samples[rows][own] / stored.sfreq, strict=True)
-            begin = first.max() + windows.samples[rows][own].max() / stored.sfreq + gap_s
+            begin = first.max() + windows.samples[rows][own].max() / stored.sfreq + gap
         order = np.array([row for row, _, _ in spans])
-        cut = splits.blocks_of_time([(float(a), float(b)) for _, a, b in spans], blocks, gap_s)
+        cut = splits.blocks_of_time([(float(a), float(b)) for _, a, b in spans], blocks, gap)
         folds += [Fold(order[np.array(fit)], order[np.array(scored)]) for fit, scored in cut]
     lacking = [f for f in folds if len(np.unique(windows.label[f.fit])) < len(np.unique(windows.label))]
     if lacking:

@@ -78,10 +78,12 @@ def smoothed(chances: np.ndarray, part: np.ndarray, windows: float, causal: bool
 
     Args:
         chances: `(window, class)`. part: `(window,)` as in `Places`.
-        windows: width of the mean in steps; half of it lies to each side, or with `causal` all of it before.
+        windows: width of the mean in steps, rounded, at least 1. Half of the others lie to each side, the odd one
+            after; with `causal` all of them before.
         causal: use a window and those before it alone.
     """
-    before, after = (max(0, round(windows) - 1), 0) if causal else (round(windows / 2),) * 2
+    width = max(1, round(windows))
+    before, after = (width - 1, 0) if causal else ((width - 1) // 2, width // 2)
     out = np.empty(chances.shape)
     for number in np.unique(part):
         rows = np.flatnonzero(part == number)
@@ -101,17 +103,28 @@ def times(where: Places, sfreq: float, causal: bool = False, reach_s: float = 0.
     return middle + where.length / 2 / sfreq + reach_s if causal else middle
 
 
+def limits(segments: np.ndarray, sfreq: float, causal: bool = False, reach_s: float = 0.0) -> np.ndarray:
+    """`(stretch, 2)` seconds in which the windows of each stretch may speak: the stretch.
+
+    With `causal` it is later by `reach_s`, as `times` are, and ends with the recording at the latest.
+    """
+    ends = np.asarray(segments, float) / sfreq
+    return np.minimum(ends + reach_s, ends.max()) if causal else ends
+
+
 def events(
     chances: np.ndarray, time: np.ndarray, part: np.ndarray, classes: list[str], threshold: float, step_s: float,
-    causal: bool = False,
+    bounds: np.ndarray, causal: bool = False,
 ) -> list[Event]:  # fmt: skip
     """Neighbouring windows of the same most likely class, joined; windows below `threshold` belong to no event.
 
-    A window stands for one step around its time, with `causal` for the step that follows it.
+    A window stands for one step around its time, with `causal` for the step that follows it; what passes the bounds
+    of its stretch is cut off, and an event of which nothing is left is none.
 
     Args:
         chances: `(window, class)`, smoothed. time, part: `(window,)`. classes: names of the columns.
         threshold: lowest probability of an event's windows. step_s: seconds from window to window.
+        bounds: `(stretch, 2)` seconds, from `limits`.
         causal: as in `times`.
     """
     best = chances.argmax(axis=1)
@@ -120,7 +133,9 @@ def events(
     found = []
     for rows in np.split(np.arange(len(best)), edges):
         if len(rows) and (word := best[rows[0]]) >= 0:
-            onset = time[rows[0]] - (0.0 if causal else step_s / 2)
-            share = float(chances[rows, word].mean())
-            found.append(Event(max(0.0, float(onset)), len(rows) * step_s, classes[word], share))
+            first, last = bounds[part[rows[0]]]
+            begin = time[rows[0]] - (0.0 if causal else step_s / 2)
+            onset, end = max(float(first), float(begin)), min(float(last), float(begin + len(rows) * step_s))
+            if end - onset > 1e-9:
+                found.append(Event(onset, end - onset, classes[word], float(chances[rows, word].mean())))
     return found

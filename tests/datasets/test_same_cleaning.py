@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brainfm.datasets.same_cleaning import cleaning_of
+from brainfm.datasets.same_cleaning import cleaning_of, sees_whole
 from brainfm.modalities import cleaning, electrodes
 from brainfm.recording import Recording
 
@@ -50,6 +50,37 @@ def test_the_cards_cleaning_is_done_again(steps: list) -> None:
     expected, found = cleaning.clean(second, steps), cleaning.clean(second, again)
     assert found.sfreq == expected.sfreq == 64.0
     np.testing.assert_array_equal(found.signal, expected.signal)
+
+
+def test_causal_leaves_out_what_sees_the_whole_recording_and_nothing_else() -> None:
+    clamps = [
+        {"step": "clamp", "robust_sd": 20.0, "typical": None},
+        {"step": "clamp", "robust_sd": None, "typical": 3.0},
+    ]
+    card = {"datasets": [{"name": "x", "modality": "eeg", "subjects": 1, "steps": [*STEPS, *clamps]}]}
+    steps, remarks = cleaning_of(card, "eeg", SFREQ, causal=True)
+    assert [step for step in steps if "clamp" in step] == [{"clamp": {"robust_sd": None, "typical": 3.0}}]
+    assert not any("bad_channels" in step for step in steps)
+    assert remarks == ["left out, for they see the whole recording: bad_channels, clamp"]
+    signal = np.random.default_rng(0).normal(0, 1e-4, (4, 2560))
+    longer = [
+        Recording("x", "1", "eeg", electrodes.named(["C3", "Cz", "C4", "Pz"]), sfreq=256.0, signal=signal[:, :n])
+        for n in (1280, 2560)
+    ]
+    short, whole = (np.asarray(cleaning.clean(recording, steps[-1:]).signal) for recording in longer)
+    np.testing.assert_array_equal(short, whole[:, :1280])
+    assert np.abs(short).max() < np.abs(signal).max()
+
+
+def test_provenance_of_what_sees_the_whole_recording() -> None:
+    made = Recording(
+        "x", "1", "eeg", electrodes.named(["C3", "Cz"]), sfreq=100 * np.pi,
+        signal=np.random.default_rng(0).normal(0, 1e-5, (2, 4000)),
+    )  # fmt: skip
+    cleaned = cleaning.clean(made, [{"clamp": {"typical": 3}}, {"resample": {"sfreq_hz": 64.0}}, {"scale": {}}])
+    assert [s["step"] for s in cleaned.provenance["steps"] if sees_whole(s["step"], s)] == ["resample", "scale"]
+    assert not sees_whole("resample", STEPS[2])
+    assert not sees_whole("scale", {"factor": 1e-6})
 
 
 def test_a_card_that_says_nothing_or_several_things() -> None:

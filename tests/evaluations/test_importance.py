@@ -127,6 +127,15 @@ def test_run_finds_it_through_a_network(people: Corpus, model: Pretrained) -> No
     assert np.argmax(found["topographies"][1]["values"]) == NAMES.index("C4")
 
 
+def test_tested_people_are_strangers(people: Corpus, model: Pretrained) -> None:
+    train, test = sides(people)
+    with pytest.raises(ValueError, match="are in training windows; split by subject"):
+        importance.run(model, Windows.join([train, test]), test, seed=0)
+    seen = Pretrained(model.model, model.config, model.facts, {"subjects": {"train": ["sim/p4"]}})
+    with pytest.raises(ValueError, match=r"sim/p4\) are in pretraining"):
+        importance.run(seen, train, test, seed=0)
+
+
 def test_shuffled_labels_need_no_channel(people: Corpus, model: Pretrained) -> None:
     rng = np.random.default_rng(2)
     train, test = (
@@ -173,6 +182,17 @@ def test_saliency_is_the_gradient_times_the_input(classes: int) -> None:
         np.testing.assert_allclose(found[c], np.abs(gradient * values[truth == c]).mean(axis=(0, 2)), rtol=1e-4)
     model.model.blind = True
     assert importance.saliency(model, fitted, signals, values, truth, classes) is None
+
+
+def test_saliency_is_computed_where_the_network_is() -> None:
+    """On a device that keeps no numbers, everything is done but fetching the result."""
+    rng = np.random.default_rng(0)
+    values, truth = rng.normal(size=(8, 4, 32)).astype(np.float32), np.arange(8) % 2
+    signals = Signals(values, SFREQ, Channels.make(NAMES, "eeg"), "")
+    fitted = protocol.fit_linear(rng.normal(size=(8, 2)), truth, np.full(8, "one"), 0, penalty=1.0)
+    network = Linear(torch.ones(2, 4, 32)).to("meta")
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        importance.saliency(Pretrained(network, {}, Facts()), fitted, signals, values, truth, 2)
 
 
 def test_drawn_takes_as_many_of_each_person() -> None:

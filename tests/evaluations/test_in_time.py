@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,23 @@ def test_errors_say_what_to_change(people: Corpus, model: Pretrained) -> None:
     blocked = Windows(test.recordings, test.recording, test.start, test.samples, test.label[order], test.stimulus)
     with pytest.raises(ValueError, match="leave a class untrained"):
         in_time.within(blocked, 2, 1.0)
+    with pytest.raises(ValueError, match="are in training windows; split by subject"):
+        in_time.run(model, Windows.join([train, test]), test, seed=0)
+    seen = Pretrained(model.model, model.config, model.facts, {"subjects": {"val": ["sim/p5"]}})
+    with pytest.raises(ValueError, match=r"sim/p5\) are in pretraining"):
+        in_time.run(seen, train, test, seed=0)
+
+
+def test_the_gap_within_people_is_at_least_twice_the_reach_of_the_filters(people: Corpus) -> None:
+    _, test = sides(people)
+    for reach_s, least in ((0.0, 1.0), (3.0, 6.0)):
+        stored = [replace(r, reach_s=reach_s) for r in test.recordings]
+        windows = replace(test, recordings=stored)
+        begin, end = windows.start / SFREQ, (windows.start + windows.samples) / SFREQ
+        folds = in_time.within(windows, 3, 1.0)
+        assert len(folds) == 3 * 4
+        apart = [max(begin[b] - end[a], begin[a] - end[b]) for f in folds for a in f.fit for b in f.test]
+        assert least <= min(apart) <= least + 2  # trials of two seconds
 
 
 def test_p_is_against_the_best_time_of_all(tmp_path: Path) -> None:

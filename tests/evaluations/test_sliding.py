@@ -42,8 +42,9 @@ def test_too_short_a_recording_says_what_is_there() -> None:
 
 def test_smoothing_is_a_moving_mean_inside_a_stretch() -> None:
     chances, part = np.random.default_rng(0).random((30, 3)), np.repeat([0, 1], [18, 12])
-    for causal, before, after in ((False, 2, 2), (True, 3, 0)):
-        found = sliding.smoothed(chances, part, 4, causal)
+    wide = ((4, False, 1, 2), (5, False, 2, 2), (1, False, 0, 0), (4, True, 3, 0))  # that many windows in all
+    for windows, causal, before, after in wide:
+        found = sliding.smoothed(chances, part, windows, causal)
         for i in range(30):
             near = [j for j in range(max(0, i - before), min(30, i + after + 1)) if part[j] == part[i]]
             np.testing.assert_allclose(found[i], chances[near].mean(axis=0))
@@ -72,12 +73,40 @@ def test_events_are_runs_of_one_class_above_the_threshold() -> None:
     high = np.array([0.1, 0.1, 0.55, 0.9, 0.8, 0.2, 0.2, 0.2])
     chances, part = np.column_stack([1 - high, high]), np.array([0] * 7 + [1])
     time = np.arange(8) * 0.5 + 1
-    found = sliding.events(chances, time, part, ["low", "high"], 0.6, 0.5)
+    bounds = np.array([[0.5, 4.25], [4.25, 5.5]])
+    found = sliding.events(chances, time, part, ["low", "high"], 0.6, 0.5, bounds)
     assert [(e.label, e.onset, e.duration) for e in found] == [
         ("low", 0.75, 1.0), ("high", 2.25, 1.0), ("low", 3.25, 1.0), ("low", 4.25, 0.5),
     ]  # fmt: skip
     assert found[1].probability == pytest.approx(0.85)
-    assert [e.onset for e in sliding.events(chances, time, part, ["low", "high"], 0.6, 0.5, causal=True)] == [
-        1.0, 2.5, 3.5, 4.5,
-    ]  # fmt: skip
-    assert sliding.events(chances, time, part, ["low", "high"], 0.95, 0.5) == []
+    later = sliding.events(chances, time, part, ["low", "high"], 0.6, 0.5, bounds, causal=True)
+    assert [e.onset for e in later] == [1.0, 2.5, 3.5, 4.5]
+    assert [e.duration for e in later] == [1.0, 1.0, 0.75, 0.5]
+    assert sliding.events(chances, time, part, ["low", "high"], 0.95, 0.5, bounds) == []
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("step", [3, 10, 25])
+def test_events_lie_in_their_stretch_and_never_overlap(step: int, causal: bool) -> None:
+    """Every window is its own event; steps shorter, as long and longer than a window."""
+    segments, reach_s = np.array([[0, 47], [50, 95], [95, 140]]), 0.7
+    where = sliding.places(segments, LENGTH, step)
+    high = np.arange(len(where.start)) % 2
+    time = sliding.times(where, SFREQ, causal, reach_s)
+    bounds = sliding.limits(segments, SFREQ, causal, reach_s)
+    found = sliding.events(
+        np.column_stack([1 - high, high]), time, where.part, ["low", "high"], 0.5, step / SFREQ, bounds, causal
+    )
+    onset = np.array([e.onset for e in found])
+    end = onset + [e.duration for e in found]
+    assert (end > onset).all()
+    assert (onset[1:] >= end[:-1] - 1e-9).all()
+    assert end.max() <= 14.0 + 1e-9
+    if causal:
+        assert set(onset) <= set(time)  # never before it could be known
+        assert (time[-1] < 14.0) == (time[-1] in onset)
+    else:
+        assert len(found) == len(time)
+        outside = [not any(a <= 10 * o + 1e-9 and 10 * e <= b + 1e-9 for a, b in segments)
+                   for o, e in zip(onset, end, strict=True)]  # fmt: skip
+        assert not any(outside)
