@@ -28,6 +28,7 @@ from brainfm.evaluations import few_shot, method_scores, protocols
 from brainfm.evaluations import protocol as shared
 from brainfm.evaluations.methods import adaptation, classical, scratch
 from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials, choose
+from brainfm.evaluations.methods.tuned import rates
 from brainfm.evaluations.protocols import Calibration
 from brainfm.metrics import confusion
 from brainfm.shards.read import Windows
@@ -36,6 +37,8 @@ from brainfm.training.checkpoint import Pretrained
 from brainfm.training.finetuning import Tokenized, Tuning
 
 PERMUTED = "permuted labels"
+#: Learning rates of the whole network untrained.
+FRESH_RATES = rates(1e-3, 3e-4, 3e-3, 1e-4, 1e-2)
 #: Modes whose network stays as it is, so that its encodings are made once for all sides.
 FROZEN = (*adaptation.LINEAR, "attentive")
 #: Shots → draws → rows of all people of a side.
@@ -212,9 +215,13 @@ def _entries(
 
 
 def _from_scratch(word: str, fresh: Pretrained, tuning: Tuning) -> Method:
-    """A mode of a network with fresh weights; all of it is trained at the rates of other networks from scratch."""
+    """A mode of a network with fresh weights.
+
+    Where all of it is trained, rates go from those of a pretrained network to ten times as high, the same in every
+    layer: at ten times a transformer may die, and at the lowest it learns little.
+    """
     made = adaptation.method(word, fresh, tuning)
-    return replace(made, factor=scratch.RATE_FACTOR, decay=1.0, readout_factor=1.0) if word == "finetune" else made
+    return replace(made, settings=FRESH_RATES, decay=1.0) if word == "finetune" else made
 
 
 def _counts(**given: int) -> None:

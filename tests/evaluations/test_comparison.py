@@ -95,10 +95,12 @@ def test_rows_say_who_how_and_for_how_much(found):
     json.dumps(_plain(found), allow_nan=False)
 
 
-def test_the_untrained_network_is_trained_at_the_rates_of_networks_from_scratch(luna):
+def test_the_untrained_network_tries_rates_of_its_own_and_as_many(luna):
     made, usual = (f("finetune", luna, comparison.Tuning()) for f in (comparison._from_scratch, adaptation.method))
-    assert (made.factor, made.decay, made.readout_factor) == (10.0, 1.0, 1.0)
-    assert usual.factor == 1.0
+    assert (made.decay, usual.decay) == (1.0, 0.8)
+    tried = [sorted(s["learning_rate"] for s in m.settings[:3]) for m in (made, usual)]
+    assert tried == [[3e-4, 1e-3, 3e-3], [1e-4, 3e-4, 1e-3]]
+    assert len(made.settings) == len(usual.settings)
     assert comparison._from_scratch("probe", luna, comparison.Tuning()).name == "probe"
 
 
