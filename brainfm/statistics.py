@@ -267,6 +267,7 @@ def contrasts(
     n_train: int = 0,
     n_test: int = 1,
     seed: int = 0,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Paired comparisons of methods, with Holm's correction of the Wilcoxon p-values over all of them.
 
@@ -274,6 +275,7 @@ def contrasts(
         scores: method → person → score.
         against: compare all others with this one; None compares every two.
         n_train, n_test, seed: as in `contrast`.
+        pairs: compare these methods alone.
 
     Returns:
         For each pair `a`, `b`, what `contrast` gives of a minus b, and `holm_p`.
@@ -284,7 +286,8 @@ def contrasts(
     """
     if against is not None and against not in scores:
         raise KeyError(f"no scores of {against!r}; there are {', '.join(scores)}")
-    pairs = combinations(scores, 2) if against is None else ((against, b) for b in scores if b != against)
+    if pairs is None:
+        pairs = list(combinations(scores, 2)) if against is None else [(against, b) for b in scores if b != against]
     found = [{"a": a, "b": b, **contrast(scores[a], scores[b], n_train, n_test, seed)} for a, b in pairs]
     for row, p in zip(found, holm([row["wilcoxon_p"] for row in found]), strict=True):
         row["holm_p"] = float(p)

@@ -108,14 +108,11 @@ def pairs(kinds: Kinds, scores: Mapping[str, Scored], n_train: int, n_test: int,
         "methods": [(first, name) for name in kinds if name != first and (first, name) not in twins],
     }
     each = {name: s.per_subject for name, s in scores.items()}
-    found = []
-    for family, wanted in families.items():
-        rows = [{"a": a, "b": b, "family": family, **statistics.contrast(each[a], each[b], n_train, n_test, seed)}
-                for a, b in wanted]  # fmt: skip
-        for row, p in zip(rows, statistics.holm([row["wilcoxon_p"] for row in rows]), strict=True):
-            row["holm_p"] = float(p)
-        found += rows
-    return found
+    return [
+        {"family": family, **row}
+        for family, wanted in families.items()
+        for row in statistics.contrasts(each, n_train=n_train, n_test=n_test, seed=seed, pairs=wanted)
+    ]
 
 
 def curves(
