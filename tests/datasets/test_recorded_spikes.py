@@ -142,7 +142,7 @@ def test_the_rat_itself_and_what_naive_bayes_reads_from_it(tmp_path: Path) -> No
     (stored,) = corpus.recordings
     assert len(stored.channels) == rat_linear_track.CARD["neurons"]
     assert len(stored.spikes(0, 3000)[0]) == rat_linear_track.CARD["spikes"]["1"]
-    windows, place = blocks._moving(*with_target(corpus.windows(0.25, 0.25), "position"), "position", 5.0)
+    windows, place = blocks.moving_only(*with_target(corpus.windows(0.25, 0.25), "position"), "position", 5.0)
     counts = blocks._both(windows, windows, 0.25, 1)[0]
     error, shuffled = [], []
     for fit, scored in blocks.folds(windows, windows, 5):
