@@ -59,6 +59,8 @@ def _clean(recording: Recording, given: dict[str, float | None], steps: list[Any
     if recording.modality == "fmri":
         return fmri.clean(recording, highpass_hz=given.get("highpass_hz"), lowpass_hz=given.get("lowpass_hz"))
     if recording.modality == "calcium":
+        if steps is not None:
+            return cleaning.clean(recording, steps)
         return calcium.clean(recording, sfreq_hz=given.get("sfreq_hz"), lowpass_hz=given.get("lowpass_hz"))
     return recording
 

@@ -11,7 +11,7 @@ from brainfm.datasets.local_files import DEFAULTS, steps_of
 from brainfm.modalities import cleaning
 
 #: Cleaning whose result at any time depends on a whole stretch or recording; `sees_whole` knows the exceptions.
-WHOLE = ("bad_channels", "detrend", "scale", "centre", "standardise")
+WHOLE = ("bad_channels", "detrend", "scale", "centre", "standardise", "infer_events")
 #: Words of a step in the provenance that are its keywords; the rest of the provenance says what it did.
 KEYWORDS = {
     "bad_channels": ("deviation", "correlation", "flat", "share"), "reference": ("to",), "detrend": ("order",),
@@ -57,6 +57,15 @@ def cleaning_of(
         steps = [step for step in steps if step not in whole]
         remarks.append(f"left out, for they see the whole recording: {_short(whole)}")
     return steps, remarks
+
+
+def within(steps: Sequence[cleaning.Step], nyquist_hz: float) -> list[cleaning.Step]:
+    """The steps without filters that only touch what lies above half the sampling rate, where there is nothing."""
+    idle = {"lowpass": "edge_hz", "notch": "line_hz"}
+    return [
+        step for step in steps
+        if not (isinstance(step, dict) and any((step[w] or {})[idle[w]] >= nyquist_hz for w in step if w in idle))
+    ]  # fmt: skip
 
 
 def sees_whole(word: str, given: dict[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.signal import fftconvolve
 
@@ -16,7 +18,8 @@ def dff(fluorescence: np.ndarray, sfreq: float, window_s: float = 60.0, percenti
     """`(F - F0) / F0`, where F0 is a running percentile of F over `window_s` around each sample.
 
     The percentile is taken at ten places a window, of the samples that the window holds there (fewer at both ends),
-    and joined by straight lines. A neuron whose baseline is not positive throughout has no dF/F: its row is NaN.
+    and joined by straight lines; gaps (NaN) are left out and stay. A neuron whose baseline is not positive throughout
+    has no dF/F: its row is NaN.
 
     Args:
         fluorescence: `(neuron, time)`, any unit with a true zero.
@@ -35,18 +38,32 @@ def dff(fluorescence: np.ndarray, sfreq: float, window_s: float = 60.0, percenti
             f"sfreq {sfreq:g}, window_s {window_s:g}, percentile {percentile:g}; expected a rate and a window above 0 "
             "and a percentile of 0 to 100"
         )
-    samples = fluorescence.shape[1]
+    out = np.empty(fluorescence.shape, np.float32)
+    baseline = running_percentile(fluorescence, sfreq, window_s, percentile)
+    for row, (trace, slow) in enumerate(zip(fluorescence, baseline, strict=True)):
+        out[row] = (trace - slow) / slow if (slow > 0).all() else np.nan
+    return out
+
+
+def running_percentile(values: np.ndarray, sfreq: float, window_s: float, percentile: float) -> Iterator[np.ndarray]:
+    """For each row of `(neuron, time)` the percentile of `window_s` around each sample; gaps (NaN) are left out.
+
+    It is taken at ten places a window and joined by straight lines. A row without any value stays NaN.
+    """
+    samples, gaps = values.shape[1], np.isnan(values).any()
     half = max(1, round(window_s * sfreq / 2))
     places = np.unique(np.r_[np.arange(0, samples, max(1, half // 5)), samples - 1])
-    baseline = np.stack(
-        [np.percentile(fluorescence[:, max(0, i - half) : i + half + 1], percentile, axis=1) for i in places]
-    )
-    out = np.empty(fluorescence.shape, np.float32)
-    time = np.arange(samples)
-    for row, (trace, base) in enumerate(zip(fluorescence, baseline.T)):
-        slow = np.interp(time, places, base)
-        out[row] = (trace - slow) / slow if (base > 0).all() else np.nan
-    return out
+    parts = [values[:, max(0, i - half) : i + half + 1] for i in places]
+    if not gaps:
+        found = np.stack([np.percentile(part, percentile, axis=1) for part in parts], axis=1)
+    else:
+        some = [np.isfinite(part).any(axis=1) for part in parts]
+        found = np.full((len(values), len(places)), np.nan)
+        for place, (part, rows) in enumerate(zip(parts, some, strict=True)):
+            found[rows, place] = np.nanpercentile(part[rows], percentile, axis=1)
+    for row in found:
+        known = np.isfinite(row)
+        yield np.interp(np.arange(samples), places[known], row[known]) if known.any() else np.full(samples, np.nan)
 
 
 def clean(recording: Recording, *, sfreq_hz: float | None = None, lowpass_hz: float | None = None) -> Recording:
@@ -135,6 +152,7 @@ def observe(
             "amplitude": size[:, 0],
         },
         simulated=True,
+        tracked=firing.tracked,
     )
     recording.provenance["steps"] = list(firing.provenance["steps"])
     recording.note(

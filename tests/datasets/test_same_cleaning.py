@@ -81,6 +81,7 @@ def test_provenance_of_what_sees_the_whole_recording() -> None:
     assert [s["step"] for s in cleaned.provenance["steps"] if sees_whole(s["step"], s)] == ["resample", "scale"]
     assert not sees_whole("resample", STEPS[2])
     assert not sees_whole("scale", {"factor": 1e-6})
+    assert sees_whole("infer_events", {"decay_s": 0.5})
 
 
 def test_a_card_that_says_nothing_or_several_things() -> None:

@@ -13,16 +13,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from brainfm import config, splits
-from brainfm.datasets import sim_eeg, sim_meg, sim_spikes
+from brainfm.datasets import sim_eeg, sim_hub, sim_meg, sim_spikes
 from brainfm.modalities import eeg, head, meg, spikes
 from brainfm.recording import TYPICAL, Channels, Recording
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "ingest"
-DATASETS = (sim_eeg, sim_meg, sim_spikes)
+DATASETS = (sim_eeg, sim_meg, sim_spikes, sim_hub)
 SHORT = {
     sim_eeg: {"trials": 4},
     sim_meg: {"trials": 4},
     sim_spikes: {"reach_s": 8.0, "hub_s": 5.0, "hub_neurons": 12, "reach_neurons": 9},
+    sim_hub: {"duration_s": 5.0, "neurons": 12},
 }
 
 
@@ -295,6 +296,9 @@ def test_reaching_sessions_of_an_animal_share_their_neurons():
     assert [h.session for h in hubs] == ["hub1", "hub2"]
     assert not set(one.channels.name) & {name for h in hubs for name in h.channels.name}
     assert not np.array_equal(one.aligned["velocity"].values, two.aligned["velocity"].values)
+    assert all(r.tracked for r in (one, two, *hubs))
+    assert not spikes.reaching(rng(3), neurons=4, duration_s=2.0).tracked, "drawn for this session alone"
+    assert not spikes.hub_network(rng(3), neurons=8, hubs=1, duration_s=1.0).tracked
 
 
 def test_refractory_agrees_with_a_loop():

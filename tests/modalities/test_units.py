@@ -142,3 +142,19 @@ def test_windows_are_spread_and_cross_no_break():
     parts = units.spread(1000, 100, 100, segments)
     assert parts == [(0, 100), (100, 200), (250, 300), (600, 700), (700, 800), (800, 900), (900, 1000)]
     assert units.spread(0, 100, 5) == []
+
+
+def test_trials_in_memory():
+    """Said as of a recording; the median of many trials counts, flat and bad channels do not."""
+    table = Channels.make(["a", "b", "c"], "eeg")
+    signal = 1e-5 * np.random.default_rng(0).standard_normal((50, 3, 64))
+    assert units.implausible(signal, table) == ""
+    assert units.implausible(np.zeros((5, 3, 64)), table) == ""
+    signal[:5] *= 1e6
+    assert units.implausible(signal, table) == ""
+    said = units.implausible(1e6 * signal[5:], table, "take {unit}, {factor}")
+    assert said.endswith("microvolt read as volt (factor 1e-6); take uV, 1e-6")
+    assert units.implausible(300 * signal[5:], table) != units.implausible(300 * signal[5:], table, beyond=10.0) == ""
+    signal[5:, 0] *= 1e6
+    table.bad[0] = True
+    assert units.implausible(signal, table) == ""
