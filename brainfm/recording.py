@@ -28,6 +28,10 @@ TYPICAL = {
 }  # fmt: skip
 
 
+#: Names of covariates that are the activity of the neurons themselves, in another form than the signal or the events.
+#: No model is told of them: what it reads or predicts as behaviour would be what it is shown.
+ACTIVITY = ("dff", "event_amplitude", "deconvolved")
+
 #: Where a channel's position came from, in the order of trust.
 PLACED = ("file", "montage", "midpoint", "simulated", "unknown")
 
@@ -102,6 +106,8 @@ class Channels:
         unit: `n` physical units of the signal, `UNITS` of the kind unless said otherwise (dF/F of a neuron is "1").
         reference: `n` words for what potentials are measured against ("average", "Cz", "linked ears"); "" if unknown.
         placed: `n` words of `PLACED`: where the position came from.
+        held_out: `(channel,)` True for neurons that the dataset keeps for testing, to be predicted from the others;
+            None where it does not say.
     """
 
     name: list[str]
@@ -113,6 +119,7 @@ class Channels:
     unit: list[str]
     reference: list[str]
     placed: list[str]
+    held_out: np.ndarray | None = None
 
     @classmethod
     def make(
@@ -177,6 +184,7 @@ class Channels:
             [self.unit[i] for i in rows],
             [self.reference[i] for i in rows],
             [self.placed[i] for i in rows],
+            None if self.held_out is None else self.held_out[rows],
         )
 
 
@@ -186,6 +194,10 @@ def _each(words: str | list[str], n: int, what: str) -> list[str]:
     if len(each) != n:
         raise ValueError(f"got {len(each)} {what} for {n} channels; expected one for each, or one for all")
     return each
+
+
+#: What tables write, in lower case, where an event has no label.
+NO_LABEL = frozenset({"", "n/a", "nan", "<na>"})
 
 
 @dataclass
@@ -198,16 +210,23 @@ class Events:
         label: the condition, for example "left" or "rest".
         stimulus: what was shown or played, the same id wherever the same thing was presented; "" where there is none.
             No stimulus id may stand on both sides of a split.
+        columns: what else a file says of each event, by its name there: numbers (NaN where missing) or words. Moments,
+            whose names end in "_time", are seconds from the start of the recording.
     """
 
     onset: np.ndarray = field(default_factory=lambda: np.zeros(0))
     duration: np.ndarray = field(default_factory=lambda: np.zeros(0))
     label: list[str] = field(default_factory=list)
     stimulus: list[str] = field(default_factory=list)
+    columns: dict[str, np.ndarray | list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.stimulus:
             self.stimulus = [""] * len(self.label)
+        if wrong := [name for name, column in self.columns.items() if len(column) != len(self.label)]:
+            raise ValueError(
+                f"column {wrong[0]!r} has {len(self.columns[wrong[0]])} values for {len(self.label)} events"
+            )
         if not len(self.onset) == len(self.duration) == len(self.label) == len(self.stimulus):
             raise ValueError(
                 f"events need equal lengths; got {len(self.onset)} onsets, {len(self.duration)} durations, "
@@ -257,6 +276,8 @@ class Recording:
         channel_log: what became of each channel of the file.
         normaliser: centre and scale of each channel, where cleaning fitted them.
         reach_s: seconds to either side of a sample that it depends on after filtering; guards of splits follow it.
+        tracked: True where a neuron's name means the same neuron in every session of the subject. Sorters number units
+            anew in each, so a model takes neurons of two sessions for different ones unless this is said.
     """
 
     dataset: str
@@ -280,6 +301,7 @@ class Recording:
     channel_log: list[ChannelNote] = field(default_factory=list)
     normaliser: Normaliser | None = None
     reach_s: float = 0.0
+    tracked: bool = False
 
     def __post_init__(self) -> None:
         for what in (self.dataset, self.subject, self.session, self.run):

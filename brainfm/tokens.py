@@ -29,6 +29,7 @@ class TokenBatch:
         grid: `(channel, patch)` where the tokens fill a grid, channel by channel; None for events.
         sfreq: samples per second inside a patch; None for events and codes.
         aligned: everything else by name, `(batch, ...)`: behaviour, stimulus, labels, neuron and subject numbers.
+            Beside a covariate `name` `(batch, time, feature)` stands `name/time` `(batch, time)`, see `times_of`.
     """
 
     values: Tensor
@@ -58,6 +59,28 @@ class TokenBatch:
     def channel_mask(self) -> Tensor:
         """`(batch, channel)` True for real channels."""
         return self.kind >= 0
+
+    def times_of(self, name: str, width: float) -> Tensor:
+        """Seconds from the window's start at which a covariate was sampled.
+
+        Args:
+            name: of the covariate. width: seconds of the window, over which its samples lie evenly from the start on
+                in a batch that does not say when they were taken.
+
+        Returns:
+            `(time,)` where all windows have the same times, else `(batch, time)`.
+        """
+        samples, time = self.aligned[name].shape[1], self.aligned.get(f"{name}/time")
+        if time is None or time.shape[1] != samples:
+            return torch.arange(samples, device=self.aligned[name].device) * (width / samples)
+        return time[0] if bool((time == time[:1]).all()) else time
+
+    def at(self, name: str, moment: Tensor, width: float) -> Tensor:
+        """`(batch, moment, feature)` a covariate's latest sample at each moment `(moment,)`; before any, the first."""
+        time = self.times_of(name, width).expand(len(self), -1).contiguous()
+        latest = torch.searchsorted(time, moment.to(time).expand(len(self), -1) + 1e-6, right=True) - 1
+        series = self.aligned[name]
+        return series.gather(1, latest.clamp_min(0)[..., None].expand(-1, -1, series.shape[2]))
 
     def repatch(self, samples: int) -> TokenBatch:
         """The same windows cut into patches of `samples`; samples past the last whole patch are dropped.
@@ -139,7 +162,7 @@ class Facts:
         channels: the largest number of channels of a recording.
         subjects: `dataset/subject`, sorted.
         regions: names of the regions in order (fMRI).
-        neurons: `dataset/subject/neuron`, sorted (spikes).
+        neurons: `dataset/subject/session/neuron`, sorted; without the session where neurons are tracked over sessions.
         sessions: ids of the recordings that have neurons, sorted.
         aligned: name and number of features of each aligned series.
     """

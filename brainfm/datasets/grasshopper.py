@@ -107,6 +107,7 @@ def _read(root: Path, subject: str, number: str, stimulus_hz: float) -> Recordin
         duration=DURATION_S,
         events=Events(np.zeros(1), np.array([DURATION_S]), [f"stimulus{number}"], [f"grasshopper-stimulus{number}"]),
         aligned={"stimulus": Series(loudness[:, None], float(stimulus_hz), "dB SPL")},
+        tracked=True,  # one cell under both stimuli
         provenance={"files": {spike_name: spike_digest, sound_name: sound_digest}, "steps": []},
     )
     recording.note("amplitude_to_decibel", peak_db=peak_db)

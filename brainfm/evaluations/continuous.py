@@ -5,7 +5,6 @@ A copy of the network is trained; whatever is fitted sees the training windows o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import Windows
 from brainfm.tokens import TokenBatch
+from brainfm.training import new_animal
 from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 from brainfm.training.optimisers import decaying, summed, warmed_cosine
@@ -83,8 +83,13 @@ class Unlabelled:
         return replace(self, objectives=deepcopy(list(self.objectives)))
 
     def loss(self, model: Pretrained, size: int) -> Callable[[np.random.Generator], Tensor]:
-        """The sum of the objectives over `size` windows that the generator draws."""
-        batcher, device = model.batcher(), next(model.model.parameters()).device
+        """The sum of the objectives over `size` windows that the generator draws.
+
+        What the network reads out itself is withheld, or its heads would learn from labels here.
+        """
+        answered = getattr(model.model, "targets", ())
+        aligned = tuple(x for x in getattr(model.model, "aligned", ()) if x not in answered)
+        batcher, device = model.batcher(aligned=aligned), next(model.model.parameters()).device
 
         def drawn(rng: np.random.Generator) -> Tensor:
             batch = batcher(self.windows, _some(rng, len(self.windows), size)).to(device)
@@ -103,9 +108,18 @@ def pretext(model: Pretrained, unlabelled: Unlabelled, how: Fitting, seed: int) 
     _fit(trained, unlabelled.loss(model, how.batch_size), how, seed, "Spikes alone")
 
 
-def reads_out(model: Pretrained, name: str) -> bool:
-    """Whether the network itself answers for this covariate, as POYO does."""
-    return name in getattr(model.model, "targets", ())
+def reads_out(model: Pretrained, name: str, at: str = "end") -> bool:
+    """Whether the network itself answers for this covariate at that moment of a window, "end" or "centre".
+
+    POYO does at any; Neuroformer at the end, for what it was built to `predict`.
+
+    Raises:
+        ValueError: for a covariate that it takes as classes: what is scored here are numbers.
+    """
+    network = model.model
+    if name in getattr(network, "classes", ()):
+        raise ValueError(f"{name} is a class to this network; R2 is of numbers: take it out of the model's `classes`")
+    return name in getattr(network, "targets", ()) and at in network.answers_at
 
 
 class Readout(nn.Module):
@@ -138,14 +152,17 @@ class Readout(nn.Module):
 
 
 class Asked(nn.Module):
-    """The answers of a network that reads behaviour out itself at any time, such as POYO.
+    """The answers of a network that reads behaviour out itself, such as POYO.
 
-    It learns from every sample of a window (`objectives/behaviour.py`) and is asked for the one that counts.
+    It learns from all samples of a window that it answers for (`objectives/behaviour.py`) and is asked for the one that
+    counts.
 
     Args:
         model: with `targets`, `times` and `predict`. name: the covariate. at: "end" or "centre" of the window.
         keep_neurons: as in `Fitting`.
     """
+
+    name: str
 
     def __init__(self, model: Any, name: str, at: str, keep_neurons: Sequence[int] | None) -> None:
         super().__init__()
@@ -155,8 +172,9 @@ class Asked(nn.Module):
     def forward(self, batch: TokenBatch) -> Tensor:
         """`(window, column)` in the target's unit."""
         time = self.model.times(batch)[self.name]
-        last = len(time) if self.at == "end" else math.ceil(len(time) / 2)
-        return self.model.predict(batch, {self.name: time[last - 1 : last]})[self.name][:, 0]
+        until = self.model.window_s * (1.0 if self.at == "end" else 0.5)
+        last = (time < until - 1e-6).sum(-1, keepdim=True).clamp_min(1) - 1  # as `regression.with_target` takes it
+        return self.model.predict(batch, {self.name: time.gather(-1, last)})[self.name][:, 0]
 
     def loss(self, batch: TokenBatch, target: Tensor) -> Tensor:
         """Squared error over all samples of the windows; `target` is one of them and not looked at."""
@@ -180,7 +198,7 @@ def tuned(
     readout: Readout | Asked
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if reads_out(model, name):
+        if reads_out(model, name, at):
             readout = Asked(model.model, name, at, how.keep_neurons).to(device)
         else:
             readout = Readout(model.model, target, model.features(windows.take([0])).shape[1]).to(device)
@@ -198,10 +216,14 @@ def tuned(
 
 
 def predicted(model: Pretrained, readout: Readout | Asked, windows: Windows, size: int = 128) -> np.ndarray:
-    """`(window, column)` predictions in the target's unit."""
+    """`(window, column)` predictions in the target's unit.
+
+    A network that answers itself reads a recording that it was not taught as the latest of the same animal that it was.
+    """
     device = next(readout.parameters()).device
+    batcher = new_animal.reading(model, windows, readout.name) if isinstance(readout, Asked) else model.batcher()
     with torch.inference_mode(), evaluating(readout):
-        parts = [readout(batch.to(device)) for batch in batches(windows, model.batcher(), size)]
+        parts = [readout(batch.to(device)) for batch in batches(windows, batcher, size)]
     return torch.cat(parts).double().cpu().numpy()
 
 

@@ -19,7 +19,7 @@ class Stage:
         blocks: of `layers.attention.Block`.
         context: `(batch, key, dim)`; None for causal self-attention.
         there: `(batch, key)` keys of the context that are there.
-        when: `(key,)` seconds from which on a token may see a key; None where every token may.
+        when: `(key,)` or `(batch, key)` seconds from which on a token may see a key; None where every token may.
     """
 
     blocks: nn.ModuleList
@@ -33,7 +33,7 @@ class Stage:
             raise ValueError("a stage without a context has no keys to be seen; it attends to the sequence itself")
         if self.when is None:
             return self.there
-        return (self.when <= time[..., None] + 1e-6) & self.there[:, None]
+        return (self.when.unsqueeze(-2) <= time[..., None] + 1e-6) & self.there[:, None]
 
 
 class Cached:

@@ -54,12 +54,16 @@ class Frames(nn.Module):
         return tokens + self.place(where.flatten(0, 1).to(tokens.dtype))
 
     def times(self, time: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Seconds `(step,)` of each token's last frame, and `(batch, step)` whether all of its frames are there."""
+        """Seconds of each token's last frame, and `(batch, step)` whether all of its frames are there.
+
+        Args:
+            time: of the frames, `(frame,)` or `(batch, frame)`; the answer has as many axes. there: `(batch, frame)`.
+        """
         deep, every = self.kernel[0], self.stride[0]
-        if len(time) < deep:
-            return time[-1:], torch.zeros_like(there[:, :1])
-        first = (len(time) - deep) % every
-        return time[first + deep - 1 :: every], there[:, first:].unfold(1, deep, every).all(dim=2)
+        if time.shape[-1] < deep:
+            return time[..., -1:], torch.zeros_like(there[:, :1])
+        first = (time.shape[-1] - deep) % every
+        return time[..., first + deep - 1 :: every], there[:, first:].unfold(1, deep, every).all(dim=2)
 
     def _whole(self, x: Tensor) -> Tensor:
         short = self.kernel[0] - x.shape[1]

@@ -64,10 +64,11 @@ def targets(model: nn.Module, pattern: str = "") -> list[str]:
     blocks = tuple(f"{name}." for depth in trunk(model) for name in depth)
     found = [n for n in plain if (re.search(pattern, n) if pattern else n.startswith(blocks))]
     if not found:
+        mend = "give another `pattern`, or " if pattern else ""
         asked = f"whose name matches {pattern!r}" if pattern else "inside its blocks"
         raise ValueError(
             f"{type(model).__name__} has no trained linear layer {asked}; its linear layers are "
-            f"{', '.join(plain[:5]) or 'none'}: give another `pattern`, or adapt by 'finetune'"
+            f"{', '.join(plain[:5]) or 'none'}: {mend}adapt by 'finetune'"
         )
     return found
 

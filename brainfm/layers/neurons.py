@@ -1,4 +1,4 @@
-"""A row of learned numbers for each neuron, named "dataset/subject/neuron", that new animals can be added to."""
+"""A row of learned numbers for each neuron, named by its id, that new animals can be added to; what neurons give."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from brainfm.layers import ranks
 from brainfm.layers.tables import grown, joined, load_in_parts, save_as_one
+from brainfm.tokens import Facts, TokenBatch
 
 #: Share of the old averages that a batch replaces, once there are many.
 MOMENTUM = 0.01
@@ -107,6 +109,71 @@ class UsualCounts(nn.Module):
         share = torch.where(there, (1 / batches.clamp_min(1)).clamp_min(MOMENTUM), 0.0)
         now = sums[:, 1:] / sums[:, :1].clamp_min(1)
         self.known = torch.cat((batches, self.known[:, 1:] + share * (now - self.known[:, 1:])), dim=1)
+
+
+def numbered_spikes(batch: TokenBatch, model: str) -> Tensor:
+    """The number `(batch, token)` of each spike's neuron.
+
+    Args:
+        model: what errors call the model.
+
+    Raises:
+        ValueError: for a signal, and where the batch does not number its neurons.
+    """
+    if batch.grid is not None:
+        raise ValueError(f"{model} reads spikes; this batch is a grid of a signal or of counts: ingest events")
+    if "neuron" not in batch.aligned:
+        raise ValueError(f"{model} needs aligned['neuron'] (batch, channel); give the batcher `model.neurons`")
+    return batch.aligned["neuron"].gather(1, batch.channel)
+
+
+def needs_spikes(facts: Facts, model: str) -> None:
+    """Check that a corpus can be read as events, each a neuron and a time.
+
+    Raises:
+        ValueError: naming the model, for a corpus without neurons, or one of a sampled signal, whose values no spike
+            carries.
+    """
+    if not facts.neurons:
+        raise ValueError(f"{model} needs neurons; this corpus has {facts.modality or 'none'}: choose one of spikes")
+    if facts.sfreq:
+        raise ValueError(
+            f"{model} reads spikes, neuron and time; this corpus ({', '.join(facts.modality)}) is a signal of "
+            f"{facts.sfreq:g} samples per second, whose values it would not see: infer events first and ingest those, "
+            "or take a model of signals of neurons, such as v1t (images) or ndt (activity from 0 up)"
+        )
+
+
+def counts_of(batch: TokenBatch) -> Tensor:
+    """`(batch, channel, bin)` spikes of neurons, or any activity that stands for them; 0 for padding.
+
+    Raises:
+        ValueError: for activity below 0, such as dF/F, of which there is no root and no Poisson likelihood.
+    """
+    real = batch.mask.unflatten(1, batch.grid)  # type: ignore[arg-type]
+    counts = torch.where(real, batch.signal(), 0.0)
+    if bool((counts < 0).any()):
+        raise ValueError(
+            f"activity down to {float(counts.min()):.3g}; counts are 0 or more: bin spikes, or ingest events that were "
+            "inferred from fluorescence (deconvolved activity) and not dF/F"
+        )
+    return counts
+
+
+def segment_rates(batch: TokenBatch, rows: Tensor, segments: int, width_s: float) -> Tensor:
+    """`(batch, segment * dim)`: spikes of every neuron in each segment of the window, times its unit vector.
+
+    Args:
+        rows: `(neuron, dim)` of the model's table. segments: of the window of `width_s` seconds.
+    """
+    neuron = batch.aligned["neuron"]
+    channels = neuron.shape[1]
+    part = (batch.time / width_s * segments).long().clamp(0, segments - 1)
+    real = batch.mask & (neuron.gather(1, batch.channel) >= 0)
+    counts = rows.new_zeros(len(batch), segments * channels)
+    counts.scatter_add_(1, part * channels + batch.channel, real.to(counts.dtype))
+    unit = functional.normalize(rows, dim=-1)[neuron.clamp_min(0)]
+    return (counts.view(len(batch), segments, channels) @ unit).flatten(1)
 
 
 def train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:

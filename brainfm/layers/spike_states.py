@@ -37,7 +37,8 @@ class Prediction:
     Attributes:
         neuron, bin: `(batch, token, channel + 1)` and `(batch, token, bin + 1)` logits; the last is the state's end.
         neuron_target, bin_target: `(batch, token)`; `IGNORE` for padding.
-        behaviour: predicted last sample of each covariate in `predict`, `(batch, feature)`.
+        behaviour: for each covariate to predict its last sample in the window, `(batch, 1, feature)` in units of its
+            deviation in the session, or logits of its classes.
     """
 
     neuron: Tensor
@@ -86,6 +87,12 @@ def split_states(batch: TokenBatch, number: Tensor, past_s: float, max_events: i
             stacklevel=3,
         )
     return past, current
+
+
+def causal(current: State) -> Tensor:
+    """`(batch, 1 + event, 1 + event)`: a token sees itself, and of those before it the real ones."""
+    token = torch.arange(1 + current.mask.shape[1], device=current.mask.device)
+    return (token[:, None] >= token) & behind_start(current.mask, True)[:, None]
 
 
 def behind_start(x: Tensor, start: float | bool = 0) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from brainfm.tokens import TokenBatch
+
 INITIAL = 0.02  # standard deviation of fresh vectors
 
 
@@ -117,3 +119,28 @@ class Standard(nn.Module):
         spread = (self.square / n - mean.square()).clamp_min(0).sqrt()
         spread = torch.where(spread > 1e-9 * mean.abs(), spread, 1.0)
         return mean[session, None].float(), spread[session, None].float()
+
+
+def known_sessions(batch: TokenBatch) -> Tensor:
+    """The number `(batch,)` of each sample's recording.
+
+    Raises:
+        ValueError: where the batch does not number its recordings, or the model does not know one of them.
+    """
+    session = batch.aligned.get("session")
+    if session is None or bool((session < 0).any()):
+        what = "no aligned['session']" if session is None else "a recording that this model does not know"
+        raise ValueError(f"{what}; make the batch with `model.sessions`, after `model.add_sessions` for new ones")
+    return session
+
+
+def in_own_unit(said: dict[str, Tensor], standards: nn.ModuleDict, batch: TokenBatch) -> dict[str, Tensor]:
+    """Standardised answers `(batch, query, feature)` in the unit that each covariate has in its session.
+
+    Answers without a `Standard`, logits of classes, stay as they are.
+    """
+    found = dict(said)
+    for name in said.keys() & set(standards):
+        mean, spread = standards[name].moments(known_sessions(batch))
+        found[name] = said[name] * spread + mean
+    return found

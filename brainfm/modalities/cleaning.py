@@ -11,6 +11,8 @@
       - clamp: {robust_sd: 20}
       - scale: {per: kind}
 
+For calcium there is `infer_events` (`brainfm.modalities.deconvolution`), after which nothing is left to filter.
+
 Steps run in the order given. Neighbouring filters and resampling are one filter (`filters.condition`), since their
 order does not matter. Steps that must see data first (bad_channels, detrend, clamp, scale) say in the provenance what
 they saw; all of them see this recording alone, so nothing passes between people or sides of a split.
@@ -29,6 +31,7 @@ import numpy as np
 
 from brainfm.modalities import bad_channels as finder
 from brainfm.modalities import spatial
+from brainfm.modalities.deconvolution import infer_events
 from brainfm.modalities.filters import condition
 from brainfm.modalities.units import amplitudes, spread
 from brainfm.recording import TYPICAL, ChannelNote, Normaliser, Recording, Signal
@@ -222,7 +225,7 @@ def scale(recording: Recording, *, per: str = "channel") -> Recording:
 
 STEPS: dict[str, Callable[..., Recording]] = {
     "bad_channels": bad_channels, "interpolate": interpolate, "drop_bad": drop_bad, "reference": reference,
-    "detrend": detrend, "clamp": clamp, "scale": scale,
+    "detrend": detrend, "clamp": clamp, "scale": scale, "infer_events": infer_events,
 }  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def simulate(
         images: `(image, height, width)`; `trials` dead leaves of 36 by 64 where None.
         stimulus: the id of each image, numbers where None. Ids say which images are the same across sessions.
         repeats: presentations of each image.
-        population: the neurons; drawn from `rng` where None.
+        population: the neurons, which then count as tracked; drawn from `rng` where None.
         dataset, subject, session: ids of the recording.
 
     Returns:
@@ -177,7 +177,7 @@ def simulate(
     Raises:
         ValueError: where images and ids do not fit each other.
     """
-    population = draw_population(rng, neurons) if population is None else population
+    tracked, population = population is not None, draw_population(rng, neurons) if population is None else population
     images = dead_leaves(rng, trials) if images is None else np.asarray(images, np.float32)
     names = [f"i{i:05d}" for i in range(len(images))] if stimulus is None else list(stimulus)
     if images.ndim != 3 or len(images) != len(names) or repeats < 1:
@@ -223,6 +223,7 @@ def simulate(
             "rate": rate.T.astype(np.float32),
         },
         simulated=True,
+        tracked=tracked,
     )  # fmt: skip
     recording.note("simulate gabor population", repeats=repeats, trial_s=TRIAL_S)
     return recording

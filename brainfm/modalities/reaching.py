@@ -52,7 +52,8 @@ def follow(
             baseline fires.
         sfreq: samples per second of it.
         neurons: size of the population where `tuning` is not given.
-        tuning: of the population; drawn from `rng` where None. Its depth is meant for a hand of about 0.1 m/s.
+        tuning: of the population, whose neurons then count as tracked; drawn from `rng` where None. Its depth is meant
+            for a hand of about 0.1 m/s.
         lag_spread_s: standard deviation over neurons of the time by which they lead, around the tuning's lag.
         fluctuations: what makes noise correlated; the defaults where None.
         dataset, subject, session: ids of the recording.
@@ -65,7 +66,7 @@ def follow(
         ValueError: for a trajectory of another shape, too short for the lags, or a rate that is not positive.
     """
     velocity = np.asarray(velocity, float)
-    tuning = draw_tuning(rng, neurons) if tuning is None else tuning
+    tracked, tuning = tuning is not None, draw_tuning(rng, neurons) if tuning is None else tuning
     slow = Fluctuations() if fluctuations is None else fluctuations
     if velocity.ndim != 2 or velocity.shape[1] != 2 or not sfreq > 0 or len(velocity) < sfreq:
         raise ValueError(
@@ -110,6 +111,7 @@ def follow(
             "noise_correlation": correlation,
         },
         simulated=True,
+        tracked=tracked,
     )
     recording.note("simulate following hand", lag_spread_s=lag_spread_s, **vars(slow))
     return recording

@@ -133,12 +133,13 @@ def hub_network(
         rate_hz: mean rate that the background drive is tuned to; the network's own drive comes on top.
         coupling: how far a weight of 1 lifts a neuron towards its threshold, as a share of the way.
         dataset, subject, session: ids of the recording.
-        network: draws the connections and delays, `rng` if None; the same seed in two sessions is the same network.
+        network: draws the connections and delays, `rng` if None; the same seed in two sessions is the same network, so
+            its neurons count as tracked.
 
     Returns:
         Spikes, and in `truth` "connectivity" `(target, source)`, "delay" `(target, source)` in s and "hub" `(neuron,)`.
     """
-    network = rng if network is None else network
+    tracked, network = network is not None, rng if network is None else network
     weights, hub = hub_weights(network, neurons, hubs)
     late = network.integers(1, 3, weights.shape)
     fired = _integrate_and_fire(rng, coupling * weights, late, round(duration_s / bin_s), bin_s, rate_hz)
@@ -157,6 +158,7 @@ def hub_network(
         duration=float(duration_s),
         truth={"connectivity": weights, "delay": late * bin_s, "hub": np.isin(np.arange(neurons), hub)},
         simulated=True,
+        tracked=tracked,
     )
     recording.note("simulate hub network", hubs=hubs, bin_s=bin_s, rate_hz=rate_hz, coupling=coupling)
     return recording
@@ -288,14 +290,14 @@ def reaching(
     Args:
         neurons: size of the population where `tuning` is not given.
         behaviour_hz: samples per second of the hand's velocity and position.
-        tuning: of the population; drawn from `rng` where None.
+        tuning: of the population, whose neurons then count as tracked; drawn from `rng` where None.
         dataset, subject, session: ids of the recording.
 
     Returns:
         Spikes; `aligned` "velocity" in m/s and "position" in m, `(time, 2)`; one event for each movement; in `truth`
         "preferred", "depth", "baseline" `(neuron,)` and "lag_s".
     """
-    tuning = draw_tuning(rng, neurons) if tuning is None else tuning
+    tracked, tuning = tuning is not None, draw_tuning(rng, neurons) if tuning is None else tuning
     neurons, fine = len(tuning.preferred), 1000
     position, velocity, events = reach_kinematics(rng, duration_s, fine)
     lead = round(tuning.lag * fine)
@@ -326,6 +328,7 @@ def reaching(
             "lag_s": np.array(tuning.lag),
         },
         simulated=True,
+        tracked=tracked,
     )
     recording.note("simulate reaching", behaviour_hz=fine / every)
     return recording

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from brainfm.recording import TYPICAL, UNITS, Recording
+from brainfm.recording import TYPICAL, UNITS, Channels, Recording
 
 #: SI unit → names of units of that dimension and what one of them is in SI.
 SCALES = {
@@ -30,6 +30,9 @@ RANGES = {
     "axial": (5e-15, 1e-9),
     "grad": (1e-13, 1e-8),  # 10 to 500 fT/cm
 }
+
+#: Trials in memory that are looked at.
+TRIALS = 200
 
 #: Words for prefixes and units in errors.
 PREFIXES = {"m": "milli", "u": "micro", "n": "nano", "p": "pico", "f": "femto"}
@@ -102,7 +105,9 @@ def amplitudes(blocks: Iterable[np.ndarray]) -> np.ndarray:
     return np.array(out)
 
 
-def plausible(recording: Recording, *, blocks: int = 20, seconds: float = 2.0) -> dict[str, float]:
+def plausible(
+    recording: Recording, *, blocks: int = 20, seconds: float = 2.0, mend: str | None = None
+) -> dict[str, float]:
     """Check that a recording's numbers can be in the units that its channel table says.
 
     Only `blocks` evenly spread stretches of the signal are read. For each kind of channel in `RANGES` their amplitude
@@ -111,6 +116,7 @@ def plausible(recording: Recording, *, blocks: int = 20, seconds: float = 2.0) -
     Args:
         recording: in SI units, with a signal; it may be lazy.
         blocks: how many stretches. seconds: length of each.
+        mend: what to do about a wrong unit, with {unit} and {factor}; to give the unit if None.
 
     Returns:
         Kind → amplitude in its SI unit.
@@ -137,8 +143,30 @@ def plausible(recording: Recording, *, blocks: int = 20, seconds: float = 2.0) -
         found[kind] = _amplitude(width[:, rows], kind, recording.id)
         low, high = RANGES[kind]
         if not low <= found[kind] <= high:
-            raise ValueError(f"{recording.id}: {_implausible(found[kind], kind)}")
+            raise ValueError(f"{recording.id}: {_implausible(found[kind], kind, mend)}")
     return found
+
+
+def implausible(signal: np.ndarray, channels: Channels, mend: str | None = None, beyond: float = 1.0) -> str:
+    """What is wrong with the unit of trials `(trial, channel, time)`, as `plausible` would say it; "" if nothing.
+
+    Flat channels are left out. Up to `TRIALS` trials are looked at, evenly spread.
+
+    Args:
+        signal: in SI units, of `channels`. mend: as in `plausible`.
+        beyond: by what factor an amplitude has to lie outside of `RANGES`.
+    """
+    rows = np.unique(np.linspace(0, len(signal) - 1, min(TRIALS, len(signal))).round().astype(int))
+    width = amplitudes(signal[row] for row in rows)
+    for kind in (k for k in RANGES if k in channels.kind):
+        own = width[:, [i for i, k in enumerate(channels.kind) if k == kind and not channels.bad[i]]]
+        if not (own > 0).any():
+            continue
+        found = _amplitude(own, kind, "")
+        low, high = RANGES[kind]
+        if not low / beyond <= found <= high * beyond:
+            return _implausible(found, kind, mend)
+    return ""
 
 
 def _amplitude(width: np.ndarray, kind: str, where: str) -> float:
@@ -158,7 +186,7 @@ def _amplitude(width: np.ndarray, kind: str, where: str) -> float:
     return float(np.median(np.nanmedian(lively, axis=0)))
 
 
-def _implausible(amplitude: float, kind: str) -> str:
+def _implausible(amplitude: float, kind: str, mend: str | None) -> str:
     """What is wrong with an amplitude, and the unit that would explain it."""
     low, high = RANGES[kind]
     unit, scales = UNITS[kind], SCALES[UNITS[kind]]
@@ -172,12 +200,13 @@ def _implausible(amplitude: float, kind: str) -> str:
     if not tries:
         return said + "no other unit explains it; check the file's scaling, or whether these are such channels"
     name = min(tries, key=lambda n: abs(np.log(amplitude * tries[n] / TYPICAL[kind])))
-    scale = f"factor 1e{np.log10(tries[name]):.0f}"
-    if large:
-        return said + f"the numbers look like {_long(name)} read as {_long(unit)} ({scale}); give unit={name!r}"
-    return (
-        said + f"the numbers look like {_long(unit)} read as {_long(name)} ({scale}); give the unit that the file's "
-        f"numbers are in, perhaps unit={unit!r}"
+    factor = f"1e{np.log10(tries[name]):.0f}"
+    right, read = (name, unit) if large else (unit, name)
+    said += f"the numbers look like {_long(right)} read as {_long(read)} (factor {factor}); "
+    if mend is not None:
+        return said + mend.format(unit=right, factor=factor)
+    return said + (
+        f"give unit={right!r}" if large else f"give the unit that the file's numbers are in, perhaps unit={right!r}"
     )
 
 

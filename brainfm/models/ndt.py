@@ -9,7 +9,7 @@ hidden trains it (`objectives/masked_poisson.py`). Hiding time teaches dynamics,
 end forward prediction.
 
 Differences from the paper and its published code:
-- a neuron enters and leaves through a row of a table named "dataset/subject/neuron", so that animals share a network
+- a neuron enters and leaves through a row of a table named by its id, so that animals share a network
   and a new one has a path (`add_neurons`, `freeze_but_neurons`). `fixed=True` is the published form instead: as many
   features as neurons, one linear read-out, learned positions; it stays with one recording;
 - the root of a count enters, less its neuron's usual one and over its spread, both gathered in training; and a bin
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from brainfm.layers.attention import MLP, Attention, masked_mean
-from brainfm.layers.neurons import NeuronTable, UsualCounts, train_only
+from brainfm.layers.neurons import NeuronTable, UsualCounts, counts_of, train_only
 from brainfm.layers.positions import sinusoid
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
@@ -130,13 +130,15 @@ class NDT(nn.Module):
         """`(batch, bin, dim)` and which bins are real `(batch, bin)`; `hidden (batch, channel, bin)` counts enter as 0.
 
         Raises:
-            ValueError: for a batch of events, or without numbers of neurons, or of another form than learned.
+            ValueError: for a batch of events, or without numbers of neurons, or of another form than learned, and for
+                activity below 0.
         """
         if batch.grid is None or "neuron" not in batch.aligned:
             raise ValueError(
                 "NDT needs counts on a grid with aligned['neuron']; make batches by `Pretrained.batcher()`"
             )
         number = batch.aligned["neuron"]
+        known = counts_of(batch)
         real = batch.mask.unflatten(1, batch.grid) & (number >= 0).unsqueeze(2)
         visible = real if hidden is None else real & ~hidden
         if self.training and self.neuron_dropout:
@@ -144,11 +146,11 @@ class NDT(nn.Module):
             visible = visible & kept.unsqueeze(2)
         there = real.any(dim=1)
         if self.fixed:
-            counts = torch.where(visible, batch.signal(), 0.0)
+            counts = torch.where(visible, known, 0.0)
             x = self._in_order(counts, number) * self.dim**0.5 + self._learned_place(batch.grid[1])
         else:
             share = visible.sum(1) / real.sum(1).clamp_min(1)  # (batch, bin)
-            whole = self.usual(torch.where(real, batch.signal(), 0.0), real, number) * visible
+            whole = self.usual(torch.where(real, known, 0.0), real, number) * visible
             whole = whole / torch.where(share > 0, share, 1.0).unsqueeze(1)
             x = whole.transpose(1, 2) @ self.table.of(number)[..., : self.dim]
             x = x + self.when(sinusoid(torch.arange(batch.grid[1], device=x.device), self.dim))
@@ -198,12 +200,18 @@ def build(
         fixed: the published form, without a path for new neurons; `dim` must be the number of neurons.
 
     Raises:
-        ValueError: for a corpus without neurons, or a width that does not fit the published form.
+        ValueError: for a corpus without neurons, a signal whose samples are no bins, or a width that does not fit the
+            published form.
     """
     if not facts.neurons:
         raise ValueError(f"NDT needs neurons; this corpus has {facts.modality or 'none'}: choose one of spikes")
     if fixed and dim != len(facts.neurons):
         raise ValueError(f"a fixed NDT is as wide as its neurons are many; got dim {dim} for {len(facts.neurons)}")
+    if facts.sfreq and abs(bin_s * facts.sfreq - 1) > 1e-6:
+        raise ValueError(
+            f"bin_s {bin_s:g} for a signal of {facts.sfreq:g} samples per second; each sample is a bin: set bin_s to "
+            f"{1 / facts.sfreq:g}, or ingest it at another `sfreq_hz`"
+        )
     bins = max(1, round((facts.window_s or 1.0) / bin_s))
     return NDT(
         facts.neurons, bins, bin_s=bin_s, dim=dim, depth=depth, heads=heads, hidden=hidden, dropout=dropout,

@@ -9,7 +9,7 @@ and time bin of the next spike, the last one the end of the state. Attention to 
 attended neuron, recovers who drives whom (`evaluations/connectivity.py`).
 
 Differences from the paper and its published code:
-- a neuron is a row of a table named "dataset/subject/neuron" that also reads the logits out, so that a new animal has a
+- a neuron is a row of a table named by its id that also reads the logits out, so that a new animal has a
   path (`add_neurons`, `freeze_but_neurons`); logits run over the neurons of the sample's own recording and the end;
 - padding is masked everywhere and has no vector; contrastive features are pooled before any fusion;
 - a covariate's value enters (a LayerNorm of one number erased it); a token sees no later sample of it than itself;
@@ -17,6 +17,7 @@ Differences from the paper and its published code:
 - a stimulus is features, one token per sample, or with `height` video through a 3-D convolution: its tokens keep place
   and time, attend to no later frame, and show the window alone, where the published code reads on beyond its end;
 - contexts are normalised once; in training each covariate is hidden from a share of the samples;
+- a behaviour head reads what `encode` pools, rates included; behaviour is standardised per session while training;
 - at most `max_events` spikes per state: the LAST of the past and the FIRST of the current state; a state that was cut
   has no end to predict.
 
@@ -30,20 +31,20 @@ Tensor walk of `encode` (behaviour is never read, so that a probe of behaviour c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from brainfm.layers import draws, spike_generation
 from brainfm.layers.attention import MLP, Block, masked_mean
 from brainfm.layers.cached_attention import Stage, run
 from brainfm.layers.frames import Frames, LookingBack
-from brainfm.layers.neurons import train_only
+from brainfm.layers.neurons import needs_spikes, numbered_spikes, segment_rates, train_only
 from brainfm.layers.positions import sinusoid
 from brainfm.layers.spike_generation import Drawn, Sampling
-from brainfm.layers.spike_states import IGNORE, Prediction, State, behind_start, shifted, split_states
-from brainfm.layers.tables import INITIAL, grown, joined, load_in_parts, save_as_one
+from brainfm.layers.spike_states import IGNORE, Prediction, State, behind_start, causal, shifted, split_states
+from brainfm.layers.tables import INITIAL, Standard, grown, in_own_unit, joined, load_in_parts, save_as_one
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "Antoniades et al. 2024, Neuroformer, arXiv:2311.00136"
@@ -72,19 +73,23 @@ class Neuroformer(nn.Module):
     """The network; keywords as in `build`.
 
     Attributes:
-        neurons: ids of the rows of the neuron table, in order.
-        aligned: covariates that it takes: the stimulus, behaviour as input, and behaviour to predict.
+        neurons: ids of the rows of the neuron table, in order. sessions: ids of the recordings that it knows.
+        aligned: covariates that it takes: the stimulus, behaviour as input, behaviour to predict, and `weight`.
+        targets: covariates that it predicts, and the width of each answer. classes: those of them that are classes.
+        weight: a covariate that weighs the error of those, or None. answers_at: where in a window it can be asked.
     """
 
     def __init__(
-        self, neurons: Sequence[str], features: dict[str, int], predict: dict[str, int], past_s: float,
-        current_s: float, *, bin_s: float, dim: int, heads: int, layers: tuple[int, int, int, int], dropout: float,
-        modality_dropout: float, max_events: int, segments: int, video: tuple[int, Sequence[int], Sequence[int]] | None,
-        encoders: tuple[int, int],
+        self, neurons: Sequence[str], sessions: Sequence[str], features: dict[str, int], predict: dict[str, int],
+        past_s: float, current_s: float, *, classes: Sequence[str], weight: str | None, bin_s: float, dim: int,
+        heads: int, layers: tuple[int, int, int, int], dropout: float, modality_dropout: float, max_events: int,
+        segments: int, video: tuple[int, Sequence[int], Sequence[int]] | None, encoders: tuple[int, int],
     ) -> None:  # fmt: skip
         super().__init__()
-        self.dim, self.neurons, self.aligned = dim, list(neurons), (*features, *predict)
-        self.past_s, self.current_s, self.bin_s = past_s, current_s, bin_s
+        self.dim, self.neurons, self.sessions = dim, list(neurons), list(sessions)
+        self.targets, self.classes, self.weight, self.answers_at = dict(predict), tuple(classes), weight, ("end",)
+        self.aligned = (*features, *predict, *([] if weight is None else [weight]))
+        self.past_s, self.current_s, self.window_s, self.bin_s = past_s, current_s, past_s + current_s, bin_s
         self.bins, self.max_events, self.segments = max(1, round(current_s / bin_s)), max_events, segments
         self.modality_dropout = modality_dropout
         self.table = nn.Parameter(torch.empty(len(self.neurons), dim))
@@ -107,7 +112,10 @@ class Neuroformer(nn.Module):
         self.stimulus_encoder = LookingBack(encoders[1] * there[1], dim, heads, dropout)
         self.norm_past, self.norm_context, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.to_bin = nn.Linear(dim, self.bins + 1)
-        self.to_behaviour = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in predict.items()})
+        size = dim * (1 + segments)
+        reads = {k: nn.Sequential(nn.LayerNorm(size), nn.Linear(size, n)) for k, n in predict.items()}
+        self.to_behaviour = nn.ModuleDict(reads)
+        self.standard = nn.ModuleDict({k: Standard(len(sessions), n) for k, n in predict.items() if k not in classes})
         self.align = nn.ModuleDict({name: MLP(dim, 2 * dim) for name in ("spikes", *features)} if features else {})
         for vector in (self.table, self.start, self.end, *self.name.values()):
             nn.init.normal_(vector, std=INITIAL)
@@ -117,16 +125,21 @@ class Neuroformer(nn.Module):
         return joined(self.table, self.added)
 
     def add_neurons(self, ids: Sequence[str]) -> list[int]:
-        """Append freshly initialised rows (standard deviation 0.02) for neurons that are not in the table yet.
+        """Append fresh rows for neurons that are not in the table yet; the numbers of all `ids`.
 
         Make the optimiser after this call: the added rows are a new parameter. A saved model keeps one table, so it
         loads into a network built from facts whose neurons are `self.neurons`.
-
-        Returns:
-            The number of each of `ids` in the table.
         """
         self.added, numbers = grown(self.neurons, ids, self.table, self.added, INITIAL)
         return numbers
+
+    def add_sessions(self, ids: Sequence[str]) -> list[int]:
+        """Know further recordings, which have no vector but a mean and a deviation of behaviour; numbers of `ids`."""
+        new = [x for x in dict.fromkeys(ids) if x not in self.sessions]
+        self.sessions += new
+        for standard in self.standard.values():
+            standard.add(len(new))
+        return [self.sessions.index(x) for x in ids]
 
     def neuron_parameters(self) -> list[nn.Parameter]:
         """What unit identification trains: added rows, or the whole table where none was added."""
@@ -147,16 +160,14 @@ class Neuroformer(nn.Module):
         """Past and current spikes in order of time, then of neuron number; capped at `max_events` each.
 
         Raises:
-            ValueError: where the batch does not number its neurons, or is longer than past and current together.
+            ValueError: for a signal, and where the batch does not number its neurons, or is longer than past and
+                current together.
         """
-        if "neuron" not in batch.aligned:
-            raise ValueError("Neuroformer needs aligned['neuron'] (batch, channel); give the batcher `model.neurons`")
-        number = batch.aligned["neuron"].gather(1, batch.channel)
+        number = numbered_spikes(batch, "Neuroformer")
         real = batch.mask & (number >= 0)
         last = torch.where(real, batch.time, 0.0).amax() if real.numel() else torch.zeros(())
-        if last >= self.past_s + self.current_s + self.bin_s / 2:
-            width = self.past_s + self.current_s
-            raise ValueError(f"a spike at {float(last):.3f} s of a window; this model's last {width:g} s: cut such")
+        if last >= self.window_s + self.bin_s / 2:
+            raise ValueError(f"a spike at {last:.3f} s of a window; this model's last {self.window_s:g} s: cut such")
         return split_states(batch, number, self.past_s, self.max_events)
 
     def _clock(self, time: Tensor) -> Tensor:
@@ -182,14 +193,14 @@ class Neuroformer(nn.Module):
         return self.dropout(self.dim**0.5 * vectors + self._clock(time) + place)
 
     def _covariate(self, batch: TokenBatch, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Embedded samples `(batch, key, dim)`, their seconds `(key,)` and which are there `(batch, key)`.
+        """Embedded samples `(batch, key, dim)`, their seconds `([batch,] key)` and which are there `(batch, key)`.
 
-        Of video a key is a patch of some frames, and its time that of the last of them.
+        Of video a key is a patch of some frames, and its time that of the last of them. Seconds as `Stage.when`.
 
         Raises:
             ValueError: where the series has another number of features than the model takes.
         """
-        value, width = self.value[name], self.past_s + self.current_s
+        value = self.value[name]
         wanted = value.in_features
         x = batch.aligned.get(name)
         if x is None or (x.shape[-1] != wanted and bool(x.isnan().all())):
@@ -197,17 +208,17 @@ class Neuroformer(nn.Module):
         if x.shape[-1] != wanted:
             raise ValueError(f"aligned[{name!r}] has {x.shape[-1]} features; the model takes {wanted}: rebuild it")
         there = x.isfinite().all(dim=-1)
-        time = torch.arange(x.shape[1], device=x.device) * (width / x.shape[1]) - self.past_s
+        time = replace(batch, aligned={**batch.aligned, name: x}).times_of(name, self.window_s) - self.past_s
         made = value(torch.where(there[..., None], x, 0.0).to(self.table.dtype))
         if made.dim() == 3:
             made = made[:, :, None]
         else:
             time, there = value.times(time, there)
-        made = made + self.name[name] + self._clock(time)[:, None]
+        made = made + self.name[name] + self._clock(time).unsqueeze(-2)
         if name == "stimulus":
             made = self.stimulus_encoder(made, there)
         patches = made.shape[2]
-        return made.flatten(1, 2), time.repeat_interleave(patches), there.repeat_interleave(patches, dim=1)
+        return made.flatten(1, 2), time.repeat_interleave(patches, dim=-1), there.repeat_interleave(patches, dim=1)
 
     def stages(self, batch: TokenBatch, past: State, behaviour: bool) -> list[Stage]:
         """What the tokens of the current state go through, in order: the past, stimulus, behaviour, each other."""
@@ -220,22 +231,23 @@ class Neuroformer(nn.Module):
                 context, when, there = zip(*(self._covariate(batch, name) for name in names), strict=True)
                 hidden = [self._hide(batch, mask, name) for name, mask in zip(names, there, strict=True)]
                 attended = self.norm_context(torch.cat(context, dim=1))
-                found.append(Stage(blocks, attended, torch.cat(hidden, dim=1), torch.cat(when)))
+                if any(time.dim() > 1 for time in when):
+                    when = tuple(time.expand(len(batch), -1) for time in when)
+                found.append(Stage(blocks, attended, torch.cat(hidden, dim=1), torch.cat(when, dim=-1)))
         return [*found, Stage(self.self_blocks)]
 
     def fuse(self, batch: TokenBatch, past: State, current: State, behaviour: bool) -> Tensor:
         """`(batch, 1 + event, dim)`: tokens of the current state, its start in front, after all fusion."""
         time = behind_start(current.time)
         x = self.current_tokens(behind_start(current.number, -1), time)
-        return self.norm(run(self.stages(batch, past, behaviour), x, time, _causal(current)))
+        return self.norm(run(self.stages(batch, past, behaviour), x, time, causal(current)))
 
     def _hide(self, batch: TokenBatch, there: Tensor, name: str) -> Tensor:
         """In training, hide a covariate from a share `modality_dropout` of the samples."""
-        if not self.training or self.modality_dropout == 0:
-            return there
-        return there & (
-            draws.uniform(draws.seeds(batch), (1,), HIDE + list(self.value).index(name)) >= self.modality_dropout
-        )
+        if self.training and self.modality_dropout:
+            drawn = draws.uniform(draws.seeds(batch), (1,), HIDE + list(self.value).index(name))
+            there = there & (drawn >= self.modality_dropout)
+        return there
 
     def forward(self, batch: TokenBatch) -> Prediction:
         """Predict the next spike at every token of the current state, from the true spikes before it."""
@@ -244,13 +256,30 @@ class Neuroformer(nn.Module):
         number = batch.aligned["neuron"]
         own = self.rows()[number.clamp_min(0)]  # (batch, channel, dim)
         to_neuron = (x @ own.transpose(1, 2)).masked_fill((number < 0)[:, None], -torch.inf)
-        pooled = masked_mean(x, behind_start(current.mask, True))
+        pooled = self._pooled(batch, x, behind_start(current.mask, True)) if self.targets else x
         return Prediction(
             torch.cat((to_neuron, (x @ self.end)[..., None]), dim=-1), self.to_bin(x),
             shifted(current, current.channel, end=number.shape[1]),
             shifted(current, self.bin_of(current.time), end=self.bins),
-            {name: head(pooled) for name, head in self.to_behaviour.items()},
+            {name: head(pooled)[:, None] for name, head in self.to_behaviour.items()},
         )  # fmt: skip
+
+    def times(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Seconds, as in `TokenBatch.times_of`, of the one sample of each target that it answers for: the last."""
+        held = [name for name in self.targets if name in batch.aligned]
+        return {name: batch.times_of(name, self.window_s)[..., -1:] for name in held}
+
+    def predict(self, batch: TokenBatch, times: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The last sample of each target in the window, `(batch, 1, width)` in its own unit; logits for classes.
+
+        Raises:
+            ValueError: for times other than its own, and for a recording that the model does not know.
+        """
+        said, own = self(batch).behaviour, self.times(batch)
+        for name, time in (times or {}).items():
+            if name not in own or not torch.equal(time.expand_as(own[name]), own[name]):
+                raise ValueError(f"{name} is answered at its last sample in the window alone; ask at `model.times`")
+        return in_own_unit({n: said[n] for n in (times or said)}, self.standard, batch)
 
     def bin_of(self, time: Tensor) -> Tensor:
         """The time bin of seconds from the start of the current state."""
@@ -260,18 +289,11 @@ class Neuroformer(nn.Module):
         """Contextual tokens of the current state; pooled: their mean beside rate-coded segments of the whole window."""
         past, current = self.states(batch)
         x, mask = self.fuse(batch, past, current, behaviour=False), behind_start(current.mask, True)
-        pooled = torch.cat((masked_mean(x, mask), self._rates(batch)), dim=1)
-        return Encoding(x, pooled, mask)
+        return Encoding(x, self._pooled(batch, x, mask), mask)
 
-    def _rates(self, batch: TokenBatch) -> Tensor:
-        """`(batch, segment * dim)`: spikes of every neuron in each segment of the window, times its unit vector."""
-        number, channels = batch.aligned["neuron"], batch.aligned["neuron"].shape[1]
-        part = (batch.time / (self.past_s + self.current_s) * self.segments).long().clamp(0, self.segments - 1)
-        real = batch.mask & (number.gather(1, batch.channel) >= 0)
-        counts = self.table.new_zeros(len(batch), self.segments * channels)
-        counts.scatter_add_(1, part * channels + batch.channel, real.to(counts.dtype))
-        unit = functional.normalize(self.rows(), dim=-1)[number.clamp_min(0)]
-        return (counts.view(len(batch), self.segments, channels) @ unit).flatten(1)
+    def _pooled(self, batch: TokenBatch, x: Tensor, mask: Tensor) -> Tensor:
+        rates = segment_rates(batch, self.rows(), self.segments, self.window_s)
+        return torch.cat((masked_mean(x, mask), rates), dim=1)
 
     def attention(self, batch: TokenBatch) -> tuple[Tensor, State, Tensor]:
         """Where the current state looks in the past; that comes first, so stimulus and behaviour do not matter.
@@ -283,7 +305,7 @@ class Neuroformer(nn.Module):
         past, current = self.states(batch)
         before, time = self.norm_past(self._past_tokens(past)), behind_start(current.time)
         x = self.current_tokens(behind_start(current.number, -1), time)
-        x = run([Stage(self.state_encoder)], x, time, _causal(current))
+        x = run([Stage(self.state_encoder)], x, time, causal(current))
         seen: list[Tensor] = []
         for block in self.past_blocks:
             seen.append(block.attention.weights(block.norm_attention(x), before, past.mask).mean(1))
@@ -313,13 +335,8 @@ class Neuroformer(nn.Module):
         """Draw the current state of every window from its past and its covariates, spike by spike until its end.
 
         Spikes of the current state in the batch are not read. Past, stimulus (a video is encoded once) and behaviour
-        are attended to through keys that are made once; so are earlier spikes.
-
-        Args:
-            seed, temperature, top_p, monotone, cached, most: as in `brainfm.layers.spike_generation.Sampling`.
-
-        Returns:
-            Spikes in the order in which they were drawn, and how many of each neuron are expected.
+        are attended to through keys that are made once; so are earlier spikes. Arguments as in `Sampling` of
+        `brainfm/layers/spike_generation.py`; the spikes come in the order in which they were drawn.
 
         Raises:
             ValueError: in training mode.
@@ -333,16 +350,11 @@ class Neuroformer(nn.Module):
         return spike_generation.roll_out(self, windows, seed, Sampling(temperature, top_p))
 
 
-def _causal(current: State) -> Tensor:
-    """`(batch, 1 + event, 1 + event)`: a token sees itself, and of those before it the real ones."""
-    token = torch.arange(1 + current.mask.shape[1], device=current.mask.device)
-    return (token[:, None] >= token) & behind_start(current.mask, True)[:, None]
-
-
 def build(
     facts: Facts, *, past_s: float | None = None, current_s: float | None = None, bin_s: float = 0.01,
-    stimulus: bool = True, behaviour: Sequence[str] | None = None, predict: Sequence[str] = (), dim: int = 48,
-    heads: int = 4, past_layers: int = 1, stimulus_layers: int = 1, behaviour_layers: int = 1, self_layers: int = 1,
+    stimulus: bool = True, behaviour: Sequence[str] | None = None, predict: Sequence[str] = (),
+    classes: dict[str, int] | None = None, weight: str | None = None, dim: int = 48, heads: int = 4,
+    past_layers: int = 1, stimulus_layers: int = 1, behaviour_layers: int = 1, self_layers: int = 1,
     dropout: float = 0.0, modality_dropout: float = 0.5, max_events: int = 256, segments: int = 4,
     height: int | None = None, kernel: Sequence[int] = (3, 8, 8), stride: Sequence[int] = (3, 4, 4),
     state_encoder_layers: int = 0, stimulus_encoder_layers: int = 0,
@@ -351,10 +363,10 @@ def build(
 
     Args:
         past_s, current_s: seconds of the two states; 3/4 and 1/4 of the facts' window where not given.
-        bin_s: seconds of a time bin to predict.
-        stimulus: whether the covariate "stimulus" is taken where the corpus has one.
-        behaviour: covariates taken as input; all but the stimulus and those in `predict` where None.
+        bin_s: seconds of a time bin to predict. stimulus: whether the covariate of that name is taken where it is.
+        behaviour: covariates taken as input; all but the stimulus, `weight` and those in `predict` where None.
         predict: covariates whose last sample in the window is predicted, so never an input.
+        classes: those of them that hold a class number, and how many. weight: a covariate that weighs their error.
         dim, heads, past_layers, stimulus_layers, behaviour_layers, self_layers, dropout: the transformer.
         modality_dropout: share of training samples from which each covariate is hidden.
         max_events: spikes kept per state: the last of the past, the first of the current one.
@@ -364,13 +376,12 @@ def build(
         state_encoder_layers, stimulus_encoder_layers: self-attention of either by itself, before the fusion.
 
     Raises:
-        ValueError: for a corpus without neurons, a covariate that it has not, or states that do not fill its window.
+        ValueError: for a corpus without spikes, a covariate that it has not, or states that do not fill its window.
     """
-    if not facts.neurons:
-        raise ValueError(f"Neuroformer needs neurons; this corpus has {facts.modality or 'none'}: choose one of spikes")
-    known = set(facts.aligned)
-    inputs = sorted(known - {"stimulus", *predict}) if behaviour is None else [x for x in behaviour if x != "stimulus"]
-    unfit = sorted({*inputs, *predict} - known) or sorted(set(inputs) & set(predict))
+    needs_spikes(facts, "Neuroformer")
+    known, classes, held = set(facts.aligned), dict(classes or {}), {*predict, *([] if weight is None else [weight])}
+    inputs = sorted(known - {"stimulus", *held}) if behaviour is None else [x for x in behaviour if x != "stimulus"]
+    unfit = sorted({*inputs, *held} - known) or sorted(set(inputs) & held) or sorted(set(classes) - set(predict))
     if unfit:
         raise ValueError(f"covariates {unfit}: name each of {sorted(known)} in `behaviour` or in `predict`, not both")
     window = facts.window_s or 0.2
@@ -380,8 +391,9 @@ def build(
         raise ValueError(f"past_s {past_s:g} and current_s {current_s:g} must be positive and fill {window:g} s")
     names = (["stimulus"] if stimulus and "stimulus" in known else []) + inputs
     return Neuroformer(
-        facts.neurons, {n: facts.aligned[n] for n in names}, {n: facts.aligned[n] for n in predict}, past_s, current_s,
-        bin_s=bin_s, dim=dim, heads=heads, layers=(past_layers, stimulus_layers, behaviour_layers, self_layers),
-        dropout=dropout, modality_dropout=modality_dropout, max_events=max_events, segments=segments,
+        facts.neurons, facts.sessions, {n: facts.aligned[n] for n in names},
+        {n: classes.get(n, facts.aligned[n]) for n in predict}, past_s, current_s, classes=tuple(classes),
+        weight=weight, bin_s=bin_s, dim=dim, heads=heads, dropout=dropout, modality_dropout=modality_dropout,
+        layers=(past_layers, stimulus_layers, behaviour_layers, self_layers), max_events=max_events, segments=segments,
         video=height and (height, kernel, stride), encoders=(state_encoder_layers, stimulus_encoder_layers),
     )  # fmt: skip

@@ -8,7 +8,7 @@ are drawn together and all others pushed apart (`objectives/time_contrastive.py`
 that it can be looked at, and read linearly.
 
 Differences from the paper and its published code:
-- the first layer is a row per neuron named "dataset/subject/neuron" and not a convolution over one recording's neurons:
+- the first layer is a row per neuron named by its id and not a convolution over one recording's neurons:
   several animals share the encoder, and a new one has a path (`add_neurons`, `freeze_but_neurons`);
 - the root of a count enters, less its neuron's usual one and over its spread, both gathered in training; similarity
   is the cosine only;
@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from brainfm.layers.neurons import NeuronTable, UsualCounts, train_only
+from brainfm.layers.neurons import NeuronTable, UsualCounts, counts_of, train_only
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "after Schneider, Lee & Mathis 2023, CEBRA, arXiv:2204.00673"
@@ -88,7 +88,8 @@ class PopulationEncoder(nn.Module):
         """A point for every ten bins in a row; pooled: the one at the window's end.
 
         Raises:
-            ValueError: for a batch of events, one without numbers of neurons, or windows shorter than ten bins.
+            ValueError: for a batch of events, one without numbers of neurons, windows shorter than ten bins, or
+                activity below 0.
         """
         if batch.grid is None or "neuron" not in batch.aligned:
             raise ValueError("this encoder needs counts on a grid with aligned['neuron']; use `Pretrained.batcher()`")
@@ -98,7 +99,7 @@ class PopulationEncoder(nn.Module):
             )
         real = batch.mask.unflatten(1, batch.grid)
         number = batch.aligned["neuron"]
-        counts = self.usual(torch.where(real, batch.signal(), 0.0), real, number) * real
+        counts = self.usual(counts_of(batch), real, number) * real
         x = self.table.of(number).transpose(1, 2) @ counts + self.bias[:, None]
         x = functional.gelu(self.first(x))
         for layer in self.middle:

@@ -9,7 +9,7 @@ also has a token at the start of the window and one at its end, so that silence 
 times gather the tokens, attend to each other, and are asked by a vector of the session at the times of the behaviour.
 
 Differences from the paper and its published code:
-- neurons and sessions are named rows ("dataset/subject/neuron", the recording's id); `add_neurons`, `add_sessions` and
+- neurons and sessions are named rows (a neuron's id, the recording's id); `add_neurons`, `add_sessions` and
   `freeze_but_neurons` are the way to a new animal, see `brainfm/training/new_animal.py`;
 - tokens are packed, sample after sample, without padding; keys and values are projected once for each neuron and kind
   of token, not once for each spike; the result is the same;
@@ -31,8 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from brainfm.layers.neurons import needs_spikes, numbered_spikes
 from brainfm.layers.rotary import Clock, GatedMLP, Thin, turning_attention, turns
-from brainfm.layers.tables import INITIAL, Standard, Table
+from brainfm.layers.tables import INITIAL, Standard, Table, in_own_unit, known_sessions
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "Azabou et al. 2023, POYO, arXiv:2310.16046"
@@ -97,7 +98,7 @@ class Poyo(nn.Module):
 
     Attributes:
         targets: covariates that it reads out, and the width of each answer. classes: those of them that are classes.
-        weight: a covariate that weighs the loss at each moment, or None.
+        weight: a covariate that weighs the loss at each moment, or None. answers_at: where in a window it can be asked.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Poyo(nn.Module):
         super().__init__()
         self.dim, self.window_s, self.steps, self.max_events = dim, window_s, steps, max_events
         self.targets, self.classes, self.weight = dict(targets), tuple(classes), weight
+        self.answers_at = ("end", "centre")
         self.pairs, self.dropout = head_dim // 4, attention_dropout
         self.neuron_table, self.session_table = Table(neurons, dim), Table(sessions, dim)
         self.kind = nn.Parameter(torch.randn(4, dim) * INITIAL)  # the fourth is unused, as published
@@ -177,12 +179,10 @@ class Poyo(nn.Module):
             row `(token,)` of the table of kinds and neurons, time `(token,)` in seconds, and tokens of each sample.
 
         Raises:
-            ValueError: where the batch does not number its neurons, or a spike lies outside the window.
+            ValueError: for a signal, and where the batch does not number its neurons, or a spike lies outside the
+                window.
         """
-        if "neuron" not in batch.aligned:
-            raise ValueError("POYO needs aligned['neuron'] (batch, channel); give the batcher `model.neurons`")
-        neuron = batch.aligned["neuron"]
-        number = neuron.gather(1, batch.channel)
+        number, neuron = numbered_spikes(batch, "POYO"), batch.aligned["neuron"]
         real = self._capped(batch.mask & (number >= 0), batch.time)
         seen = batch.time[real]
         if len(seen) and (float(seen.min()) < 0 or float(seen.max()) > self.window_s + 1e-3):
@@ -244,13 +244,9 @@ class Poyo(nn.Module):
         return x
 
     def times(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """Seconds `(time,)` at which the batch holds each target; targets that it does not bring are left out."""
-        device = self.latents.device
-        return {
-            name: torch.arange(n, device=device) * (self.window_s / n)
-            for name in self.targets
-            if name in batch.aligned and (n := batch.aligned[name].shape[1])
-        }
+        """Seconds, as in `TokenBatch.times_of`, at which the batch holds each target that it brings."""
+        held = [name for name in self.targets if name in batch.aligned and batch.aligned[name].shape[1]]
+        return {name: batch.times_of(name, self.window_s) for name in held}
 
     def forward(self, batch: TokenBatch, times: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Standardised behaviour, or logits of its classes: target → `(batch, query, width)`.
@@ -262,7 +258,7 @@ class Poyo(nn.Module):
         Raises:
             ValueError: where the batch does not number its session, or the model does not know it.
         """
-        session = self._session(batch)
+        session = known_sessions(batch)
         x = self.latent_states(batch)
         key_value = self.ask.key_value(self.ask.norm_context(x)).unflatten(-1, self.ask.shape).flatten(0, 1)
         clock, lengths = self._clock(self.latent_times().repeat(len(x))), [x.shape[1]] * len(x)
@@ -281,19 +277,7 @@ class Poyo(nn.Module):
 
     def predict(self, batch: TokenBatch, times: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """As `forward`, in the covariate's own unit; logits for classes."""
-        found = self(batch, times)
-        for name, standard in self.standard.items():
-            if name in found:
-                mean, spread = standard.moments(self._session(batch))
-                found[name] = found[name] * spread + mean
-        return found
-
-    def _session(self, batch: TokenBatch) -> Tensor:
-        session = batch.aligned.get("session")
-        if session is None or bool((session < 0).any()):
-            what = "no aligned['session']" if session is None else "a recording that this model has no vector of"
-            raise ValueError(f"{what}; make the batch with `model.sessions`, after `model.add_sessions` for new ones")
-        return session
+        return in_own_unit(self(batch, times), self.standard, batch)
 
     def encode(self, batch: TokenBatch) -> Encoding:
         """The latents as tokens, pooled to their mean; no behaviour and no session enters."""
@@ -321,10 +305,9 @@ def build(
         max_events: spikes of a window that are used; more are thinned evenly, with a warning.
 
     Raises:
-        ValueError: for a corpus without neurons, a covariate that it has not, or steps that do not fill the window.
+        ValueError: for a corpus without spikes, a covariate that it has not, or steps that do not fill the window.
     """
-    if not facts.neurons:
-        raise ValueError(f"POYO needs neurons; this corpus has {facts.modality or 'none'}: choose one of spikes")
+    needs_spikes(facts, "POYO")
     known, classes = set(facts.aligned), dict(classes or {})
     names = sorted(known - {"stimulus", weight}) if predict is None else list(predict)
     unfit = sorted({*names, *([weight] if weight else [])} - known) or sorted(set(classes) - set(names))

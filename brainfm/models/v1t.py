@@ -9,13 +9,15 @@ training, and weighs the features found there. The Gaussian's mean follows from 
 animal needs neurons and a read-out of its own; the core stays (`adopt`, `freeze_core`).
 
 Differences from the paper and its published code:
-- neurons are rows of tables named "dataset/subject/neuron", so that a batch may mix animals; theirs take turns;
+- neurons are rows of tables named by their ids, so that a batch may mix animals; theirs take turns;
 - a neuron's covariance is kept as its lower triangle, and the draw follows from the sample's seed (`layers/draws.py`);
 - cortical coordinates are divided by a fixed length, theirs are standardised per animal;
 - the gaze moves the place that is read and not the crop of the image, by a net of two layers for each animal;
 - images are taken as the shard has them (their images are cropped and resized first); patches are unfolded, the other
   ways of theirs, locality self-attention and stochastic depth are left out;
-- a window of several images is so many images, each by itself.
+- a window of several images is so many images, each by itself;
+- an image that is shown while some behaviour is unknown (NaN) counts neither in the loss nor in the score: 0 would be
+  taken for a value. Data without behaviour need a network that is built without it (`behaviour: []`).
 
 Tensor walk of `forward`:
     stimulus `(batch, time, pixel)` → patches `(image, 1 + token, dim)` behind a class token
@@ -154,12 +156,13 @@ class Readout(nn.Module):
     """Where each neuron looks in the map, and how it weighs what it finds there.
 
     Args:
-        neurons: ids `dataset/subject/neuron`. dim: features of the map. gaze: whether the pupil's centre is known.
+        neurons: their ids, which begin with `dataset/subject/`. dim: features of the map.
+        gaze: whether the pupil's centre is known.
     """
 
     def __init__(self, neurons: Sequence[str], dim: int, gaze: bool) -> None:
         super().__init__()
-        people = [x.rsplit("/", 1)[0] for x in neurons]
+        people = ["/".join(x.split("/")[:2]) for x in neurons]
         animals = sorted(set(people))
         number = {animal: i for i, animal in enumerate(animals)}
         self.register_buffer("animal", torch.tensor([number[x] for x in people]), persistent=False)
@@ -246,9 +249,16 @@ class V1T(nn.Module):
         return (p for p in self.core.parameters() if p.requires_grad)
 
     def target(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Responses `(batch, channel, time)`, and which of them are real and answer an image that is there."""
-        real = batch.mask.view(len(batch), *batch.grid) & self._images(batch)[1][:, None]  # type: ignore[misc]
+        """Responses `(batch, channel, time)`, and which are real and answer an image and behaviour that are known."""
+        real = batch.mask.view(len(batch), *batch.grid) & self.known(batch)[:, None]  # type: ignore[misc]
         return batch.signal(), real & (batch.aligned["neuron"] >= 0)[..., None]
+
+    def known(self, batch: TokenBatch) -> Tensor:
+        """`(batch, time)` True where the image and all behaviour are known; nothing else is trained on or encoded."""
+        there = self._images(batch)[1]
+        for name in self.features:
+            there = there & self._behaviour(batch, name)[1]
+        return there
 
     def _images(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Images `(batch, time, pixel)`, zero where there is none, and where there are `(batch, time)`.
@@ -268,8 +278,8 @@ class V1T(nn.Module):
         there = images.isfinite().all(-1)
         return torch.where(there[..., None], images, 0.0).to(self.readout.weight.dtype), there
 
-    def _behaviour(self, batch: TokenBatch, name: str) -> Tensor:
-        """`(batch, time, feature)`; zero where it is unknown."""
+    def _behaviour(self, batch: TokenBatch, name: str) -> tuple[Tensor, Tensor]:
+        """`(batch, time, feature)`, zero where it is unknown, and where all of it is known `(batch, time)`."""
         x = batch.aligned.get(name)
         time = batch.grid[1] if batch.grid else 0
         if x is None or x.shape[1:] != (time, self.features[name]):
@@ -278,27 +288,29 @@ class V1T(nn.Module):
                     f"aligned[{name!r}] is {tuple(x.shape)}; expected (batch, {time}, {self.features[name]}): "
                     "ingest it with one sample per image, and build the model on such data"
                 )
-            return self.readout.weight.new_zeros(len(batch), time, self.features[name])
-        return torch.nan_to_num(x).to(self.readout.weight.dtype)
+            unknown = self.readout.weight.new_zeros(len(batch), time, self.features[name])
+            return unknown, torch.zeros_like(unknown[..., 0], dtype=torch.bool)
+        return torch.nan_to_num(x).to(self.readout.weight.dtype), x.isfinite().all(-1)
 
-    def _map(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """The core's map `(batch * time, dim, row, column)` and where images are `(batch, time)`."""
-        images, there = self._images(batch)
-        found = [self._behaviour(batch, name) for name in self.features]
+    def _map(self, batch: TokenBatch) -> Tensor:
+        """The core's map `(batch * time, dim, row, column)`."""
+        images, _ = self._images(batch)
+        found = [self._behaviour(batch, name)[0] for name in self.features]
         behaviour = torch.cat(found, -1) if found else images[..., :0]
-        return self.core(images.flatten(0, 1).unflatten(1, (self.height, self.width)), behaviour.flatten(0, 1)), there
+        return self.core(images.flatten(0, 1).unflatten(1, (self.height, self.width)), behaviour.flatten(0, 1))
 
     def forward(self, batch: TokenBatch) -> Tensor:
-        """Expected responses `(batch, channel, time)`, all above 0."""
-        seen, there = self._map(batch)
-        gaze = self._behaviour(batch, self.gaze) if self.gaze else seen.new_zeros(*there.shape, 2)
+        """Expected responses `(batch, channel, time)`, all above 0; those that are not `known` mean nothing."""
+        seen = self._map(batch)
+        time = batch.grid[1] if batch.grid else 0
+        gaze = self._behaviour(batch, self.gaze)[0] if self.gaze else seen.new_zeros(len(batch), time, 2)
         number = batch.aligned["neuron"]
         places = self.readout.places(number, batch.place, gaze, draws.seeds(batch) if self.training else None)
         return functional.elu(self.readout(seen, number, places)) + 1
 
     def encode(self, batch: TokenBatch) -> Encoding:
-        """The map of every image as tokens; pooled: their mean."""
-        seen, there = self._map(batch)
+        """The map of every image as tokens, masked where image or behaviour is unknown; pooled: their mean."""
+        seen, there = self._map(batch), self.known(batch)
         tokens = rearrange(seen, "(b t) d r c -> b (t r c) d", b=len(batch))
         mask = there.repeat_interleave(seen.shape[2] * seen.shape[3], dim=1)
         return Encoding(tokens, masked_mean(tokens, mask), mask)

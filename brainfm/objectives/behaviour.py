@@ -1,4 +1,4 @@
-"""Behaviour at each of its own timestamps, from a model that reads it out: the objective of POYO.
+"""Behaviour from a model that reads it out: at each of its own timestamps (POYO), or the last one (Neuroformer).
 
 Paper: Azabou et al., "A Unified, Scalable Framework for Neural Population Decoding", NeurIPS 2023,
 https://arxiv.org/abs/2310.16046. Squared error of the standardised covariate; classes by cross-entropy, as in POYO+
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from brainfm.layers import draws, ranks
+from brainfm.layers.spike_states import Prediction
+from brainfm.layers.tables import known_sessions
 from brainfm.tokens import TokenBatch
 
 #: Streams of `draws` for which neurons stay and how many.
@@ -49,40 +51,10 @@ class Behaviour(nn.Module):
         if self.training and self.keep_neurons is not None:
             batch = self._fewer(batch)
         said = model(batch)
-        if not said:
+        parts = errors(model, said.behaviour if isinstance(said, Prediction) else said, batch, self.training)
+        if not parts:
             raise ValueError(f"the batch has {sorted(batch.aligned)}; the model reads out {sorted(model.targets)}")
-        parts: dict[str, Tensor] = {}
-        for name, value in said.items():
-            truth = batch.aligned[name]
-            weight = _weights(batch, model.weight, truth)
-            if name in model.classes:
-                parts |= _classes(name, value, truth[..., 0], weight[..., 0])
-            else:
-                parts |= self._numbers(model.standard[name], name, value, truth, weight, batch.aligned["session"])
         return parts
-
-    def _numbers(
-        self, standard: nn.Module, name: str, value: Tensor, truth: Tensor, weight: Tensor, session: Tensor
-    ) -> dict[str, Tensor]:
-        there = truth.isfinite()
-        if truth.shape[-1] != value.shape[-1]:
-            if there.any():
-                raise ValueError(f"{name} has {truth.shape[-1]} features; the model reads out {value.shape[-1]}")
-            truth, there = torch.full_like(value, torch.nan), torch.zeros_like(value, dtype=torch.bool)
-            weight = weight[..., :1]
-        if self.training:
-            standard.observe(ranks.total(moments(truth, session, len(standard.count))))
-        mean, spread = standard.moments(session)
-        wanted = torch.where(there, (torch.where(there, truth, mean.to(truth)) - mean) / spread, 0.0)
-        worth = there * weight
-        error = (torch.where(there, value, 0.0) - wanted).square() * worth
-        loss = ranks.mean(error.sum(), worth.sum())
-        with torch.no_grad():
-            count = there.sum().clamp_min(1)
-            centred = torch.where(there, wanted - wanted.sum() / count, 0.0).square().sum()
-            plain = torch.where(there, value - wanted, 0.0).square().sum()
-            r2 = 1 - plain / centred.clamp_min(1e-12) if there.any() else plain
-        return {name: loss, f"metric_r2_{name}": r2}
 
     def _fewer(self, batch: TokenBatch) -> TokenBatch:
         """The batch with neurons taken away: their numbers are negative."""
@@ -95,6 +67,30 @@ class Behaviour(nn.Module):
         whole = (there.sum(1) <= self.keep_neurons[0]) | (drawn[:, 1] >= self.share)
         stays = (place < count[:, None]) | whole[:, None]
         return replace(batch, aligned={**batch.aligned, "neuron": neuron.masked_fill(~stays, -1)})
+
+
+def errors(model: nn.Module, said: dict[str, Tensor], batch: TokenBatch, gather: bool) -> dict[str, Tensor]:
+    """A part for each covariate that the batch brings, and its metric, as in `Behaviour`.
+
+    Args:
+        model: with `classes`, `weight` and, for covariates that are numbers, `standard`.
+        said: covariate → `(batch, query, width)` standardised, or logits, of so many samples at the window's end.
+        gather: whether the samples enter the mean and deviation of their session, as they do in training.
+
+    Raises:
+        ValueError: where a number of features or of classes is not the model's, or a recording is unknown to it.
+    """
+    parts: dict[str, Tensor] = {}
+    for name, value in said.items():
+        if name not in batch.aligned:
+            continue
+        whole, asked = batch.aligned[name], slice(-value.shape[1], None)
+        truth, weight = whole[:, asked], _weights(batch, model, name)[:, asked]
+        if name in model.classes:
+            parts |= _classes(name, value, truth[..., 0], weight[..., 0])
+        else:
+            parts |= _numbers(model.standard[name], name, value, truth, weight, known_sessions(batch), gather)
+    return parts
 
 
 def triangular(drawn: Tensor, least: int, mode: int, most: int) -> Tensor:
@@ -115,13 +111,36 @@ def moments(x: Tensor, session: Tensor, sessions: int) -> Tensor:
     return sums.new_zeros(3, sessions, x.shape[-1]).index_add_(1, session, sums)
 
 
-def _weights(batch: TokenBatch, name: str | None, truth: Tensor) -> Tensor:
-    """`(batch, time, 1)` weights at the samples of `truth`, 0 where the weight is missing; 1 without a weight."""
-    if name is None or name not in batch.aligned:
-        return torch.ones_like(truth[..., :1])
-    series = batch.aligned[name][..., :1]
-    index = torch.arange(truth.shape[1], device=truth.device) * series.shape[1] // truth.shape[1]
-    return series[:, index].nan_to_num(0.0)
+def _weights(batch: TokenBatch, model: nn.Module, name: str) -> Tensor:
+    """`(batch, time, 1)` weights at the samples of a covariate, 0 where the weight is missing; 1 without a weight."""
+    if model.weight is None or model.weight not in batch.aligned:
+        return torch.ones_like(batch.aligned[name][..., :1])
+    moment = batch.times_of(name, model.window_s)
+    return batch.at(model.weight, moment, model.window_s)[..., :1].nan_to_num(0.0)
+
+
+def _numbers(
+    standard: nn.Module, name: str, value: Tensor, truth: Tensor, weight: Tensor, session: Tensor, gather: bool
+) -> dict[str, Tensor]:
+    there = truth.isfinite()
+    if truth.shape[-1] != value.shape[-1]:
+        if there.any():
+            raise ValueError(f"{name} has {truth.shape[-1]} features; the model reads out {value.shape[-1]}")
+        truth, there = torch.full_like(value, torch.nan), torch.zeros_like(value, dtype=torch.bool)
+        weight = weight[..., :1]
+    if gather:
+        standard.observe(ranks.total(moments(truth, session, len(standard.count))))
+    mean, spread = standard.moments(session)
+    wanted = torch.where(there, (torch.where(there, truth, mean.to(truth)) - mean) / spread, 0.0)
+    worth = there * weight
+    error = (torch.where(there, value, 0.0) - wanted).square() * worth
+    loss = ranks.mean(error.sum(), worth.sum())
+    with torch.no_grad():
+        count = there.sum().clamp_min(1)
+        centred = torch.where(there, wanted - wanted.sum() / count, 0.0).square().sum()
+        plain = torch.where(there, value - wanted, 0.0).square().sum()
+        r2 = 1 - plain / centred.clamp_min(1e-12) if there.any() else plain
+    return {name: loss, f"metric_r2_{name}": r2}
 
 
 def _classes(name: str, logits: Tensor, truth: Tensor, weight: Tensor) -> dict[str, Tensor]:

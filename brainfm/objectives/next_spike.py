@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from brainfm.layers import ranks
+from brainfm.objectives.behaviour import errors
 from brainfm.tokens import TokenBatch
 
 
 class NextSpike(nn.Module):
     """Cross-entropy of the next spike's neuron and time bin, the end of the state included, padding left out.
 
-    Every token sees the true spikes before it (teacher forcing). Where the model predicts behaviour, its mean squared
-    error over samples that have it is added.
+    Every token sees the true spikes before it (teacher forcing). Where the model predicts behaviour, the error of each
+    covariate that the batch brings is added as `objectives/behaviour.py` has it: squared, in units of its deviation in
+    the session, or cross-entropy of its classes.
 
     Args:
-        neuron_weight, bin_weight, behaviour_weight: of the three parts.
+        neuron_weight, bin_weight, behaviour_weight: of the three parts; the last one of each covariate.
     """
 
     def __init__(self, neuron_weight: float = 0.6, bin_weight: float = 0.4, behaviour_weight: float = 1.0) -> None:
@@ -32,7 +34,7 @@ class NextSpike(nn.Module):
         self.neuron_weight, self.bin_weight, self.behaviour_weight = neuron_weight, bin_weight, behaviour_weight
 
     def forward(self, model: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
-        """Parts "neuron" and "bin" (and "behaviour"), already weighted.
+        """Parts "neuron" and "bin" (and "behaviour_..." of each covariate), already weighted.
 
         "metric_accuracy" is over spikes and ends; "metric_bits_per_spike" is the gain over mean rates alone.
         """
@@ -41,8 +43,9 @@ class NextSpike(nn.Module):
             "neuron": self.neuron_weight * _cross_entropy(said.neuron, said.neuron_target),
             "bin": self.bin_weight * _cross_entropy(said.bin, said.bin_target),
         }
-        if said.behaviour:
-            parts["behaviour"] = self.behaviour_weight * _behaviour_error(said.behaviour, batch)
+        for name, value in errors(model, said.behaviour, batch, self.training).items():
+            is_metric = name.startswith("metric_")
+            parts[name if is_metric else f"behaviour_{name}"] = value if is_metric else self.behaviour_weight * value
         with torch.no_grad():
             asked = said.neuron_target >= 0
             right = (said.neuron.argmax(-1) == said.neuron_target) & asked
@@ -55,18 +58,6 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over targets that are not negative, of all ranks; 0 where there is none."""
     total = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")
     return ranks.mean(total, (target >= 0).sum())
-
-
-def _behaviour_error(predicted: dict[str, Tensor], batch: TokenBatch) -> Tensor:
-    """Sum over covariates of the mean squared error of their last sample in the window; 0 where it is missing."""
-    total = next(iter(predicted.values())).new_zeros(())
-    for name, value in predicted.items():
-        if name in batch.aligned and batch.aligned[name].shape[-1] == value.shape[-1]:
-            truth = batch.aligned[name][:, -1]
-            there = truth.isfinite()
-            error = torch.where(there, value - torch.where(there, truth, 0.0), 0.0)
-            total = total + ranks.mean(error.square().sum(), there.sum())
-    return total
 
 
 def bits_per_spike(logits: Tensor, target: Tensor, neuron: Tensor) -> Tensor:

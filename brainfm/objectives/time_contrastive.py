@@ -108,6 +108,6 @@ class TimeContrastive(nn.Module):
 
     def _at_points(self, batch: TokenBatch, points: int) -> Tensor:
         """`(batch, point, feature)` the behaviour in the last bin of each point."""
-        series, bins = batch.aligned[self.behaviour], batch.grid[1]  # type: ignore[index]
-        middle = torch.arange(bins - points, bins, device=series.device) + 0.5
-        return series[:, (middle * series.shape[1] / bins).long()]
+        bins, rate = batch.grid[1], batch.sfreq or 1.0  # type: ignore[index]
+        middle = torch.arange(bins - points, bins, device=batch.time.device) + 0.5
+        return batch.at(self.behaviour, middle / rate, bins / rate)

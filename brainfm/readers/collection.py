@@ -91,6 +91,7 @@ def find(
     mask: Path | None = None,
     confounds: Path | None = None,
     variable: str | None = None,
+    tracked: bool = False,
 ) -> Found:
     """List the recordings at `path` without reading them.
 
@@ -103,8 +104,8 @@ def find(
             of `TABLES` in the folder where None.
         modality: as in `Request`; files that cannot hold it are left out.
         label: condition of all recordings; in BIDS datasets {task} and {session} become those of each.
-        device, montage, unit, reference, sfreq_hz, names, atlas, mask, confounds, variable: as in `Request`, for all
-            recordings.
+        device, montage, unit, reference, sfreq_hz, names, atlas, mask, confounds, variable, tracked: as in `Request`,
+            for all recordings.
 
     Raises:
         FileNotFoundError: where there is nothing at `path`, or no recording.
@@ -125,7 +126,7 @@ def find(
     base = Request(
         dataset=key, subject="", device=device, modality=modality, montage=montage, unit=unit, reference=reference,
         sfreq_hz=sfreq_hz, label=label, names=tuple(names), atlas=atlas, mask=mask, confounds=confounds,
-        variable=variable,
+        variable=variable, tracked=tracked,
     )  # fmt: skip
     if root is not None and subject is None and table is None:
         runs, notes = bids.find(root, base, path)
@@ -155,6 +156,7 @@ def recordings(item: Item) -> Iterator[Recording]:
         recording = detect.read(item.path, item.request)
     if item.request.participant:
         recording.provenance["participant"] = dict(item.request.participant)
+    recording.tracked = item.request.tracked
     yield recording
 
 

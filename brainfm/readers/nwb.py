@@ -1,7 +1,9 @@
 """Neurodata Without Borders → `Recording`: sorted units, electrical series or calcium, with trials and behaviour.
 
 Times in NWB are seconds on one clock of the session. The recording's zero is the first sample of its signal, or for
-units the start of the first of their observation intervals (the clock's own zero where there are none).
+units the start of the first of their observation intervals. Where there are none it is the clock's own zero, or the
+second of the first spike if that lies further from zero than from the last spike, as of a clock that counts from 1970.
+A series beside them that shares no moment with the recording was taken on another clock and is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from brainfm.readers.nwb_parts import (
     intervals,
     places,
     ragged,
+    unrepeated,
     where_is,
     words,
 )  # fmt: skip
@@ -34,6 +37,11 @@ from brainfm.recording import ChannelNote, Channels, Events, Recording, Series
 #: Columns of the trials table that are taken for the condition and for the stimulus, the first that is there.
 LABELS = ("condition", "trial_type", "label")
 STIMULI = ("stimulus_id", "stimulus", "stimulus_name", "image_id", "image_name")
+#: Columns of units that say which are held out; columns of trials that are not kept beside their label and stimulus.
+HELD_OUT = ("heldout", "held_out")
+PLAIN = ("start_time", "stop_time", "tags", "timeseries")
+#: Share of the spikes' or the signal's time below which a series is doubted, and what is then noted.
+LITTLE, DOUBT = 0.1, "series with little in common"
 
 
 def read(path: Path, request: Request, *, trial_label: str | None = None) -> Recording:
@@ -75,6 +83,9 @@ def read(path: Path, request: Request, *, trial_label: str | None = None) -> Rec
                 raise
             why = str(error.args[-1] if error.args else "")[:300]  # the first argument of some is all of the file
             raise ValueError(f"{path} cannot be read as NWB ({type(error).__name__}: {why}); {mend}") from error
+    for step in recording.provenance["steps"]:
+        if step["step"] == DOUBT:
+            warnings.warn(f"{path}: {step['said']}; compare the clocks", stacklevel=2)
     recording.provenance["files"] = {path.name: sha256(path)}
     return recording
 
@@ -104,15 +115,42 @@ def _recording(path: Path, nwb: Any, request: Request, trial_label: str | None) 
     else:
         recording, clock = electrical(path, nwb, _chosen(path, voltages, request.variable), request, wanted)
     recording.aligned = _aligned(path, objects, recording, clock)
-    if wanted == "spikes":
-        ends = [s.start + len(s.values) / s.sfreq for s in recording.aligned.values()]
-        if not recording.provenance["steps"][0]["observed"]:
-            recording.duration = max([recording.duration, *ends])
+    ends = _common_times(path, recording, clock)
+    if wanted == "spikes" and not recording.provenance["steps"][0]["observed"]:
+        recording.duration = max([recording.duration, *ends])
     recording.events = _events(path, nwb, recording, clock, request, trial_label)
     participant = {k: str(v) for k in ("subject_id", "age", "sex", "species") if (v := getattr(nwb.subject, k, None))}
     if participant or request.participant:
         recording.provenance["participant"] = {**participant, **request.participant}
     return recording
+
+
+def _common_times(path: Path, recording: Recording, clock: Clock) -> list[float]:
+    """When the series end that cover some of the recording, in its seconds; a note for those that hardly do.
+
+    Raises:
+        ValueError: for a series that shares no moment with the spikes or the signal.
+    """
+    low, high = 0.0, recording.duration
+    if recording.spike_time is not None and not recording.provenance["steps"][0]["observed"]:
+        low, high = float(recording.spike_time[0]), float(recording.spike_time[-1])
+    zero, ends = float(clock.session[0] - clock.recording[0]), []
+    for name, series in recording.aligned.items():
+        begin, end = series.start, series.start + len(series.values) / series.sfreq
+        said = (
+            f"series {name!r} runs from {begin + zero:.10g} to {end + zero:.10g} s and the {recording.modality} from "
+            f"{low + zero:.10g} to {high + zero:.10g} s of the file's clock"
+        )
+        if begin > high or end <= low:
+            raise ValueError(
+                f"{path}: {said}, so they have no moment in common: correct the timestamps (or starting_time) of one "
+                "of them in the file, or remove the series from it"
+            )
+        if min(end, high) - max(begin, low) < LITTLE * (high - low):
+            recording.note(DOUBT, series=name, said=said)
+        else:
+            ends.append(end)
+    return ends
 
 
 def _chosen(path: Path, series: list[Any], variable: str | None, container: str = "") -> Any:
@@ -134,6 +172,7 @@ def _units(path: Path, nwb: Any, request: Request) -> tuple[Recording, Clock]:
     names = list(request.names) or [str(i) for i in whole(path, units.id.data)]
     if len(names) != len(trains):
         raise ValueError(f"{path}: got {len(names)} names for {len(trains)} units; give one for each")
+    unrepeated(path, names, "units")
     quality = words(path, units, "quality") or [""] * len(names)
     kept = [i for i, word in enumerate(quality) if word.lower() != "noise"]
     if not kept or not any(len(trains[i]) for i in kept):
@@ -142,15 +181,19 @@ def _units(path: Path, nwb: Any, request: Request) -> tuple[Recording, Clock]:
     seen = np.concatenate(observed).reshape(-1, 2).astype(float) if observed else np.zeros((0, 2))
     if not np.isfinite(seen).all():
         raise ValueError(f"{path}: observation intervals of units are not finite; correct the file")
-    origin = float(max(0.0, seen[:, 0].min())) if len(seen) else 0.0
-    early = min(float(trains[i].min()) for i in kept if len(trains[i]))
-    origin = max(0.0, early) if early < origin else origin
+    first, last = (float(end(np.concatenate([trains[i] for i in kept]))) for end in (np.min, np.max))
+    if len(seen):
+        origin = max(0.0, min(first, float(seen[:, 0].min())))
+    else:
+        origin = float(np.floor(first)) if first > last - first else 0.0
     time, neuron, unsorted = pool(path, [trains[i] - origin for i in kept])
     area, place, how = _places_of_units(path, nwb)
+    channels = Channels.make([names[i] for i in kept], "neuron", place[kept], area=[area[i] for i in kept])
+    if column := next((c for c in HELD_OUT if c in units.colnames), None):
+        channels.held_out = whole(path, units[column].data)[kept].astype(bool)
     recording = Recording(
         dataset=request.dataset, subject=request.subject, session=request.session, run=request.run,
-        modality="spikes", device=request.device or device(nwb),
-        channels=Channels.make([names[i] for i in kept], "neuron", place[kept], area=[area[i] for i in kept]),
+        modality="spikes", device=request.device or device(nwb), channels=channels,
         spike_time=time, spike_neuron=neuron,
         duration=float(max(time[-1] + 1e-3, seen[:, 1].max() - origin if len(seen) else 0.0)),
         channel_log=[
@@ -159,6 +202,8 @@ def _units(path: Path, nwb: Any, request: Request) -> tuple[Recording, Clock]:
         ],
     )  # fmt: skip
     recording.note("read units", origin_s=origin, observed=bool(len(seen)), positions=how)
+    if origin and not len(seen):
+        recording.note("move zero", origin_s=origin, reason="the file's clock starts elsewhere")
     if unsorted:
         recording.note("sort spikes", neurons=unsorted)
     return recording, Clock(np.array([origin]), np.zeros(1))
@@ -228,14 +273,37 @@ def _events(path: Path, nwb: Any, recording: Recording, clock: Clock, request: R
     inside = np.isfinite(onset) & np.isfinite(stop) & (stop >= onset) & (onset >= 0) & (onset < recording.duration)
     if len(times):
         recording.note("trials", label=label or "trial", stimulus=stimulus or "", left_out=int((~inside).sum()))
-    rows = [(onset[i], stop[i] - onset[i], condition[i], shown[i]) for i in np.flatnonzero(inside)]
+    rows = [(onset[i], stop[i] - onset[i], condition[i], shown[i], i) for i in np.flatnonzero(inside).tolist()]
     if request.label:
-        rows.append((0.0, recording.duration, request.label, ""))
+        rows.append((0.0, recording.duration, request.label, "", -1))
     if recording.signal is None:
         bad = clock(intervals(path, nwb.invalid_times))
-        rows += [(max(a, 0.0), b - max(a, 0.0), "BAD_invalid", "") for a, b in bad if b > 0 and a < recording.duration]
+        rows += [
+            (max(a, 0.0), b - max(a, 0.0), "BAD_invalid", "", -1) for a, b in bad if b > 0 and a < recording.duration
+        ]
     rows.sort(key=lambda row: row[0])
     return Events(
         np.array([r[0] for r in rows], float), np.array([r[1] for r in rows], float),
-        [r[2] for r in rows], [r[3] for r in rows],
+        [r[2] for r in rows], [r[3] for r in rows], _columns(path, table, clock, [r[4] for r in rows]),
     )  # fmt: skip
+
+
+def _columns(path: Path, table: Any, clock: Clock, rows: list[int]) -> dict[str, np.ndarray | list[str]]:
+    """Columns of the trials table with a number or a word for each, at `rows`; those of -1 are NaN or "".
+
+    Columns whose name ends in "_time" hold moments on the session's clock.
+    """
+    out: dict[str, np.ndarray | list[str]] = {}
+    for name in table.colnames if table is not None else ():
+        column = table[name]
+        values: Any = column.data
+        if name in PLAIN or hasattr(column, "target") or hasattr(column, "table") or len(values) != len(table):
+            continue
+        kind = getattr(values, "dtype", np.asarray(values).dtype)
+        if kind.kind in "iufb" and np.ndim(values) == 1:
+            numbers = np.append(whole(path, values).astype(float), np.nan)  # the last one is that of row -1
+            out[name] = (clock(numbers) if name.endswith("_time") else numbers)[rows]
+        elif kind.kind in "SUO" and np.ndim(values) == 1:
+            said = [*words(path, table, name), ""]
+            out[name] = [said[i] for i in rows]
+    return out

@@ -180,6 +180,22 @@ def _word(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
+def unrepeated(path: Path, names: list[str], what: str) -> None:
+    """Check that neurons can be told apart.
+
+    Raises:
+        ValueError: naming what stands twice.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(
+                f"{path}: id {name!r} stands {names.count(name)} times among {len(names)} {what}; number them anew in "
+                "the file (its column id), or give a name for each with `names` of the request"
+            )
+        seen.add(name)
+
+
 def device(nwb: Any) -> str:
     return next(iter(sorted(nwb.devices)), "nwb")
 
@@ -294,6 +310,7 @@ def calcium_of(path: Path, nwb: Any, series: Any, request: Request) -> tuple[Rec
     names = list(request.names) or found
     if len(names) != len(signal):
         raise ValueError(f"{path}: got {len(names)} names for {len(signal)} ROIs; give one for each")
+    unrepeated(path, names, "ROIs")
     ready = type(series.parent).__name__ == "DfOverF" or re.search(r"df/?f|df_?over_?f|Δf", series.name, re.IGNORECASE)
     if not ready:
         signal = np.concatenate([calcium.dff(signal[:, a:b], rate) for a, b in pieces], axis=1)

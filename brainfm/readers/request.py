@@ -27,6 +27,7 @@ class Request:
         atlas, mask, confounds: files beside an fMRI run.
         variable: the variable of a .mat, .npz or .h5 file that holds the data.
         participant: what the dataset says about the subject (age, sex, group).
+        tracked: as in `Recording`, for whoever knows that neurons keep their names over sessions.
     """
 
     dataset: str
@@ -46,6 +47,7 @@ class Request:
     confounds: Path | None = None
     variable: str | None = None
     participant: dict[str, str] = field(default_factory=dict)
+    tracked: bool = False
 
 
 class MissingExtra(ImportError):

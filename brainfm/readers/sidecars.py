@@ -13,7 +13,7 @@ import numpy as np
 from brainfm.modalities.electrodes import plain
 from brainfm.readers.request import require
 from brainfm.readers.subjects import entities, rows
-from brainfm.recording import ChannelNote, Events, Recording, Signal
+from brainfm.recording import NO_LABEL, ChannelNote, Events, Recording, Signal
 
 #: Folder of a datatype → modality. Other folders (anat, fmap, dwi, beh ...) hold no recordings.
 MODALITIES = {"eeg": "eeg", "meg": "meg", "ieeg": "ieeg", "func": "fmri"}
@@ -279,8 +279,9 @@ def _to_head(said: dict[str, object], system: str) -> np.ndarray | None:
 def events(path: Path, duration: float) -> tuple[Events, dict[str, object]]:
     """The events of events.tsv inside a recording, and what was left out.
 
-    The label is `trial_type`, else `value`, else "event"; the stimulus is `stim_file`. Rows without an onset and rows
-    outside the recording are left out and their lines noted.
+    Labels are those of `trial_type`, or of `value` where no row has a trial type, or "event" where the file has
+    neither; a row that says "n/a" there has none. The stimulus is `stim_file`. Rows without an onset and rows outside
+    the recording are left out and their lines noted.
 
     Raises:
         ValueError: for an onset or duration that is no number, or where most events lie behind the end, as they do in
@@ -292,6 +293,7 @@ def events(path: Path, duration: float) -> tuple[Events, dict[str, object]]:
     if table and "onset" not in next(iter(table.values())):
         got = ", ".join(next(iter(table.values())))
         raise ValueError(f"{path} has columns {got}; expected `onset` among them: mend it")
+    column = next((c for c in ("trial_type", "value") if any(row.get(c) for row in table.values())), "")
     for line, row in table.items():
         if not row["onset"]:
             without.append(line)
@@ -302,7 +304,8 @@ def events(path: Path, duration: float) -> tuple[Events, dict[str, object]]:
         if not 0 <= onset < duration:
             outside.append(line)
             continue
-        label = row.get("trial_type") or row.get("value") or "event"
+        label = row.get(column, "") if column else "event"
+        label = "" if label.lower() in NO_LABEL else label
         kept.append((onset, min(max(length, 0.0), duration - onset), label, row.get("stim_file", "")))
     if len(outside) > len(kept) and latest > duration:
         raise ValueError(

@@ -133,8 +133,13 @@ def assign(stems: Sequence[str], subject: str | None, table: Path | None, strict
     _refuse_collisions(stems, found)
     people = len({ids.subject for ids in found})
     said = f"{_count(people, 'person', 'people')} and {_count(len(found), 'recording', 'recordings')} from {how}"
-    like = f"such as {PurePosixPath(stems[0]).name} (subject {found[0].subject!r}, run {found[0].run!r})"
+    like = f"such as {PurePosixPath(stems[0]).name} ({_ids(found[0])})"
     return found, [f"{said} {like}; give --subject or --table if that is wrong", *notes]
+
+
+def _ids(found: Ids) -> str:
+    """The ids of a file that are known, in words."""
+    return ", ".join(f"{word} {name!r}" for word in ("subject", "session", "run") if (name := getattr(found, word)))
 
 
 def _column(about: dict[int, dict[str, str]], meaning: str) -> str:

@@ -24,7 +24,11 @@ SIDES = ("train", "val", "test")
 HEADER = ("dataset", "subject", "person", "session", "run", "device", "modality", "simulated", "split", "id")
 
 
-@dataclass(frozen=True)
+#: Labels or datasets that a representation names.
+SHOWN = 5
+
+
+@dataclass(frozen=True, repr=False)
 class Windows:
     """An index of windows: row i is `samples[i]` samples of `recordings[recording[i]]` from sample `start[i]`.
 
@@ -46,6 +50,13 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.recording)
+
+    def __repr__(self) -> str:
+        words, count = np.unique(self.label.astype(str), return_counts=True)
+        labels = ", ".join(f"{word or 'no label'} {n}" for word, n in zip(words[:SHOWN], count, strict=False))
+        more = f", and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+        people = len({self.recordings[r].person for r in np.unique(self.recording)})
+        return f"<{len(self)} windows of {people} people{': ' if len(words) else ''}{labels}{more}>"
 
     def take(self, index: np.ndarray | Sequence[int]) -> Windows:
         """The rows `index` (integers or a boolean mask)."""
@@ -97,7 +108,7 @@ class Windows:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
     """Recordings of one or more datasets; subsets by subject, split or any other word of their headers."""
 
@@ -106,6 +117,13 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.recordings)
+
+    def __repr__(self) -> str:
+        datasets = sorted({r.dataset for r in self.recordings})
+        more = f", and {len(datasets) - SHOWN} more" if len(datasets) > SHOWN else ""
+        return (
+            f"<{len(self)} recordings of {len(self.people)} people in {self.root}: {', '.join(datasets[:SHOWN])}{more}>"
+        )
 
     def where(self, **words: str | Sequence[str]) -> Corpus:
         """Recordings whose header says so: `where(split="train", dataset=["scp1", "sim_eeg"])`.
@@ -165,16 +183,23 @@ class Corpus:
             begin, end = table[own, 1] / rate(stored), (table[own, 1] + table[own, 2]) / rate(stored)
             for e in np.flatnonzero(events.duration >= length_s):
                 inside = own[(begin >= events.onset[e]) & (end <= events.onset[e] + events.duration[e] + 1e-9)]
-                label[inside], stimulus[inside] = events.label[e], events.stimulus[e]
+                label[inside] = events.label[e] or label[inside]  # an event without a label takes none away
+                stimulus[inside] = events.stimulus[e]
         return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], label, stimulus)
 
-    def trials(self, tmin: float, tmax: float, labels: Sequence[str] | None = None) -> Windows:
+    def trials(
+        self, tmin: float, tmax: float, labels: Sequence[str] | None = None, align: str | None = None
+    ) -> Windows:
         """Event-locked windows from `tmin` to `tmax` seconds around each onset; may start at any sample.
 
-        Trials that would leave their stretch are left out.
+        Trials that would leave their stretch are left out, and those that lack the moment `align`.
+
+        Args:
+            align: column of the events with the moment to lock to, such as "move_onset_time"; their onset where None.
 
         Raises:
-            ValueError: where no trial is left, with the labels that exist; where `tmax` is not after `tmin`.
+            ValueError: where no trial is left, with the labels that exist; where `tmax` is not after `tmin`; for events
+                without the column, with those that exist.
         """
         if tmax <= tmin:
             raise ValueError(f"a trial from {tmin} to {tmax} s has no length; expected tmax after tmin")
@@ -182,7 +207,9 @@ class Corpus:
         for i, stored in enumerate(self.recordings):
             n = round((tmax - tmin) * rate(stored))
             stretches, events = _stretches(stored), stored.events
-            for onset, word, shown in zip(events.onset, events.label, events.stimulus, strict=True):
+            for onset, word, shown in zip(_moments(stored, align), events.label, events.stimulus, strict=True):
+                if not np.isfinite(onset):
+                    continue
                 start = round((onset + tmin) * rate(stored))
                 inside = any(a <= start and start + n <= b for a, b in stretches)
                 if inside and (labels is None or word in labels):
@@ -234,6 +261,17 @@ def read_split(folder: Path) -> dict[str, str]:
     if wrong:
         raise schema.ShardError(f"{path} says {wrong[0]!r}; expected {', '.join(SIDES)}: remove it and {MEND}")
     return sides
+
+
+def _moments(stored: Stored, align: str | None) -> np.ndarray:
+    """`(event,)` seconds that trials are locked to."""
+    events = stored.events
+    if align is None:
+        return events.onset
+    known = sorted(name for name, column in events.columns.items() if isinstance(column, np.ndarray))
+    if align not in known:
+        raise ValueError(f"events of {stored.id} have no moment {align!r}; they have {', '.join(known) or 'none'}")
+    return np.asarray(events.columns[align], float)
 
 
 def _stretches(stored: Stored) -> list[tuple[int, int]]:

@@ -17,10 +17,11 @@ The header holds everything else, so that a file is opened with one read:
     dataset, subject, modality, simulated, licence, citation, recipe
     recordings: <session>_<run>:
         id, session, run, device, sfreq, samples, duration, reach_s, recipe, checksum, provenance
+        tracked                whether names of neurons are the same in all sessions; false where it is missing
         segments               [[first, one past last sample]] of stretches without a break
-        channels               name, kind, unit, position, orientation, bad, area, reference, placed
+        channels               name, kind, unit, position, orientation, bad, area, reference, placed; held_out, or null
         channel_log            [[name in the file, name, fate, detail]]
-        events                 onset, duration, label, stimulus
+        events                 onset, duration, label, stimulus; columns: <name>: numbers or words
         normaliser             centre, scale, statistic, fitted_on; null where none was fitted
         aligned                <name>: features, sfreq, start, unit
         arrays                 <name>: offset in the file, shape, dtype, sha256 (that of a signal is in frame_hash)

@@ -36,6 +36,7 @@ class Stored:
         checksum, recipe: of the data, and of everything that they follow from.
         split: "train", "val", "test", or "" where the dataset has no split file.
         reach_s: seconds to either side of a sample that it depends on.
+        tracked: whether a neuron's name means the same neuron in every session of the subject.
         arrays: where its signal, spikes, covariates and ground truth lie in the file.
     """
 
@@ -56,6 +57,7 @@ class Stored:
     recipe: str
     split: str
     reach_s: float
+    tracked: bool
     arrays: dict[str, schema.Array]
     channels: Channels
     events: Events
@@ -74,8 +76,14 @@ class Stored:
 
     @property
     def channel_ids(self) -> list[str]:
-        """`dataset/subject/channel` of each channel: what a model knows a neuron by."""
-        return [f"{self.person}/{name}" for name in self.channels.name]
+        """`dataset/subject/session/channel` of each channel: what a model knows a neuron by.
+
+        The run stands for a session without a name. `dataset/subject/channel` where neurons are tracked, or there is
+        neither.
+        """
+        session = "" if self.tracked else self.session or self.run
+        whose = f"{self.person}/{session}" if session else self.person
+        return [f"{whose}/{name}" for name in self.channels.name]
 
     def signal(self, start: int, stop: int) -> np.ndarray:
         """Samples `start` to `stop` as `(channel, time)` float32, each channel in its unit."""
@@ -269,6 +277,8 @@ def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str])
         **table, "position": schema.numbers(table["position"], count, 3), "bad": np.array(table["bad"], bool),
         "orientation": schema.numbers(table["orientation"], count, 3),
     })  # fmt: skip
+    if (said := table.get("held_out")) is not None:
+        channels.held_out = np.array(said, bool).reshape(count)
     onset, duration = (schema.numbers(happened[k], len(happened["label"])) for k in ("onset", "duration"))
     arrays = {key: schema.array_of(said) for key, said in entry["arrays"].items()}
     segments = np.array(entry["segments"], np.int64).reshape(-1, 2)
@@ -288,10 +298,19 @@ def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str])
         "path": path, "group": name, "id": entry["id"], "session": entry["session"], "run": entry["run"],
         **{k: header[k] for k in ("dataset", "subject", "modality", "simulated")}, "device": entry["device"],
         **{k: entry[k] for k in ("sfreq", "samples", "duration", "reach_s", "checksum", "recipe")},
+        "tracked": entry.get("tracked", False) is True,
         "split": split.get(entry["id"], ""), "channels": channels, "segments": segments, "arrays": arrays,
-        "events": Events(onset, duration, happened["label"], happened["stimulus"]),
+        "events": Events(onset, duration, happened["label"], happened["stimulus"], _columns(happened)),
         "aligned_widths": {k: said["features"] for k, said in entry["aligned"].items()},
     }  # fmt: skip
+
+
+def _columns(happened: dict[str, Any]) -> dict[str, np.ndarray | list[str]]:
+    """The columns of events, which a shard of before has not."""
+    return {
+        name: list(values) if values and all(isinstance(x, str) for x in values) else schema.numbers(values, -1)
+        for name, values in happened.get("columns", {}).items()
+    }
 
 
 def _check_signal(entry: dict[str, Any], arrays: dict[str, schema.Array], segments: np.ndarray, channels: int) -> None:

@@ -123,7 +123,7 @@ def _write_recording(file: h5py.File, name: str, recording: Recording, recipe: s
     return {
         "id": recording.id, "session": recording.session, "run": recording.run, "device": recording.device,
         "sfreq": float(recording.sfreq or 0), "duration": float(recording.duration),
-        "reach_s": float(recording.reach_s),
+        "reach_s": float(recording.reach_s), "tracked": bool(recording.tracked),
         "samples": 0 if recording.signal is None else int(recording.signal.shape[1]),
         "recipe": recipe, "provenance": recording.provenance, "arrays": arrays,
         "segments": [] if recording.signal is None else np.asarray(recording.segments, np.int64).reshape(-1, 2),
@@ -131,7 +131,7 @@ def _write_recording(file: h5py.File, name: str, recording: Recording, recipe: s
         "channel_log": [[line.found, line.name, line.fate, line.detail] for line in recording.channel_log],
         "events": {
             "onset": np.asarray(events.onset, float), "duration": np.asarray(events.duration, float),
-            "label": events.label, "stimulus": events.stimulus,
+            "label": events.label, "stimulus": events.stimulus, "columns": events.columns,
         },
         "normaliser": None if fitted is None else vars(fitted),
         "aligned": {

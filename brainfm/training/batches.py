@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from brainfm.recording import KINDS, TYPICAL, Channels
+from brainfm.recording import ACTIVITY, KINDS, TYPICAL, Channels
 from brainfm.shards.read import Corpus, Windows
 from brainfm.shards.stored import Stored, rate
 from brainfm.tokens import Facts, TokenBatch
@@ -31,12 +31,13 @@ class Batcher:
 
     Attributes:
         patch: samples per token of a sampled signal; windows are padded to whole patches.
-        neurons: `dataset/subject/neuron` → number, for models that know neurons; None elsewhere.
+        neurons: id of a neuron (`Stored.channel_ids`) → number, for models that know neurons; None elsewhere.
         subjects: `dataset/subject` → number, as `aligned["subject"]`.
         sessions: id of a recording → number, as `aligned["session"]`, -1 for others; None for models without sessions.
         labels: condition → class number, as `aligned["label"]`; unlabelled where None.
         normalised: scale by the normaliser that ingest fitted to the recording, not by its kinds' typical amplitudes.
-        aligned: names of the covariates to bring along, `(batch, time, feature)`; NaN where a recording has none.
+        aligned: names of the covariates to bring along, `(batch, time, feature)`; NaN where a recording has none. When
+            the samples were taken is `name/time` `(batch, time)`, seconds from the window's start.
         bin_s: for spikes, seconds of a bin: a batch then holds counts as a grid of neurons and bins; None keeps events.
         expected: what the model was trained to read, where it reads sensors; see `brainfm.training.input_checks`.
     """
@@ -81,7 +82,7 @@ class Batcher:
         if self.labels is not None:
             batch.aligned["label"] = torch.tensor([self.labels[word] for word in windows.label[rows]])
         for name in self.aligned:
-            batch.aligned[name] = _covariate(name, stored, start, samples)
+            batch.aligned[name], batch.aligned[f"{name}/time"] = _covariate(name, stored, start, samples)
         return batch
 
     def trials(self, signal: np.ndarray, channels: Channels, sfreq: float) -> TokenBatch:
@@ -203,7 +204,8 @@ class Batcher:
             if unknown:
                 raise ValueError(
                     f"{s.id}: {len(unknown)} of {len(ids)} neurons are unknown to this model (first: {unknown[0]}); "
-                    "add them with `model.add_neurons` and fit them, as transfer to a new animal does"
+                    "add them with `model.add_neurons` and fit them, as transfer to a new animal does; those of "
+                    "another session are known only where the recordings are ingested as tracked"
                 )
             number[i, : len(ids)] = torch.tensor([self.neurons[x] for x in ids])  # type: ignore[index]
         return number
@@ -304,25 +306,31 @@ def _geometry(tables: list[Channels], channels: int) -> tuple[torch.Tensor, torc
     return place[rows], orientation[rows], kind[rows]
 
 
-def _covariate(name: str, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> torch.Tensor:
-    """The covariate over each window, `(batch, time, feature)`; NaN outside the series and where there is none."""
+def _covariate(name: str, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """The covariate's samples inside each window, `(batch, time, feature)`, and their seconds from its start.
+
+    NaN outside the series, where there is none, and in front of a window that starts between samples and has one less
+    than others of its length. A sample at a window's end is the next one's.
+    """
     series = {s.id: s.aligned(name) for s in stored if name in s.aligned_names}
     if not series:
-        return torch.full((len(stored), 1, 1), torch.nan)
-    features = max(x.values.shape[1] for x in series.values())
-    length = max(
-        round(n / rate(s) * series[s.id].sfreq) for s, n in zip(stored, samples, strict=True) if s.id in series
-    )
-    out = np.full((len(stored), length, features), np.nan, np.float32)
+        return torch.full((len(stored), 1, 1), torch.nan), torch.zeros(len(stored), 1)
+    rates = np.array([rate(s) for s in stored])
+    begin, seconds, hz = start / rates, samples / rates, [series[s.id].sfreq if s.id in series else 0 for s in stored]
+    room = np.ceil(seconds * hz - 1e-6).astype(int)  # up to the next whole sample, but for rounding
+    shape = len(stored), max(1, int(room.max())), max(x.values.shape[1] for x in series.values())
+    out, step = np.full(shape, np.nan, np.float32), np.arange(shape[1], dtype=np.float32)
+    time = step * (seconds / shape[1]).astype(np.float32)[:, None]
     for i, s in enumerate(stored):
         if s.id in series:
             x = series[s.id]
-            first = round((start[i] / rate(s) - x.start) * x.sfreq)
-            last = min(first + round(samples[i] / rate(s) * x.sfreq), len(x.values))
-            low = max(first, 0)
-            if last > low:
-                out[i, low - first : last - first, : x.values.shape[1]] = x.values[low:last]
-    return torch.from_numpy(out)
+            first, stop = np.ceil((begin[i] + np.array([0, seconds[i]]) - x.start) * x.sfreq - 1e-6).astype(int)
+            slot, low, high = stop - room[i], max(first, 0), min(stop, len(x.values))
+            if high > low:
+                out[i, low - slot : high - slot, : x.values.shape[1]] = x.values[low:high]
+            ahead = slot / x.sfreq + x.start - begin[i]
+            time[i] = step * np.float32(1 / x.sfreq) + np.float32(ahead if abs(ahead) > 1e-9 else 0.0)
+    return torch.from_numpy(out), torch.from_numpy(time)
 
 
 def facts_of(corpus: Corpus, window_s: float) -> Facts:
@@ -345,7 +353,7 @@ def facts_of(corpus: Corpus, window_s: float) -> Facts:
         regions=regions[0] if regions else (),
         neurons=tuple(sorted(neurons)),
         sessions=tuple(sorted(r.id for r in recordings if "neuron" in r.channels.kind)),
-        aligned={n: width for r in recordings for n, width in r.aligned_widths.items()},
+        aligned={n: width for r in recordings for n, width in r.aligned_widths.items() if n not in ACTIVITY},
     )
 
 

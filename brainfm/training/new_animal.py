@@ -17,7 +17,7 @@ from rich.progress import track
 
 from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import Windows
-from brainfm.training.batches import batches
+from brainfm.training.batches import Batcher, batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 from brainfm.training.optimisers import summed
 
@@ -73,28 +73,40 @@ def adapt(
     return copy, (float(np.mean(losses[:part])), float(np.mean(losses[-part:])))
 
 
+def taught(model: Pretrained, target: str) -> dict[str, int]:
+    """Recordings of whose covariate the model has learnt a mean and a deviation, and their numbers, in order."""
+    standard, sessions = model.model.standard[target], model.batcher().sessions or {}
+    return {x: n for x, n in sessions.items() if bool(standard.count[n].any())}
+
+
+def reading(model: Pretrained, windows: Windows, target: str) -> Batcher:
+    """The model's batcher; a recording that it was not taught is read as the latest of the same animal that it was.
+
+    Raises:
+        ValueError: for an animal none of whose recordings it was taught.
+    """
+    known, sessions = taught(model, target), {}
+    for stored in windows.used:
+        own = [n for x, n in known.items() if x == stored.id or x.startswith(f"{stored.person}/")]
+        if not own:
+            raise ValueError(
+                f"the model was taught {target} of no recording of {stored.person}; adapt it to labelled windows first"
+            )
+        sessions[stored.id] = known.get(stored.id, own[-1])
+    return replace(model.batcher(), sessions=sessions)
+
+
 def predicted(model: Pretrained, windows: Windows, target: str, size: int = 64) -> np.ndarray:
     """What the model reads out at the last sample of a covariate in each window, `(window, feature)` in its own unit.
 
-    A recording that has no vector is read with that of the latest known recording of the same animal.
-
     Raises:
-        ValueError: for an animal of which the model knows no recording.
+        ValueError: for an animal none of whose recordings it was taught, see `reading`.
     """
-    network, batcher = model.model, model.batcher()
-    sessions = dict(batcher.sessions or {})
-    for stored in windows.used:
-        own = [n for x, n in sessions.items() if x == stored.id or x.startswith(f"{stored.person}/")]
-        if not own:
-            raise ValueError(
-                f"the model knows no recording of {stored.person}; adapt it to some labelled windows first"
-            )
-        sessions.setdefault(stored.id, own[-1])
-    batcher, device = replace(batcher, sessions=sessions), next(network.parameters()).device
-    found = []
+    network, batcher = model.model, reading(model, windows, target)
+    device, found = next(network.parameters()).device, []
     with torch.inference_mode(), evaluating(network):
         for host in batches(windows, batcher, size):
             batch = host.to(device)
-            last = {target: network.times(batch)[target][-1:]}
+            last = {target: network.times(batch)[target][..., -1:]}
             found.append(network.predict(batch, last)[target][:, -1].float().cpu().numpy())
     return np.concatenate(found)

@@ -85,7 +85,9 @@ def test_a_pattern_chooses_layers() -> None:
 
 
 def test_what_cannot_be_adapted() -> None:
-    with pytest.raises(ValueError, match="no trained linear layer inside its blocks; its linear layers are none"):
+    with pytest.raises(
+        ValueError, match="no trained linear layer inside its blocks; its linear layers are none: adapt by"
+    ):
         lora.adapt(eegnet.build(FACTS, **eegnet.SIZES["test"]), RANK, 4.0)
     with pytest.raises(ValueError, match="no trained linear layer whose name matches 'decodr'"):
         lora.adapt(network(), RANK, 4.0, "decodr")

@@ -113,6 +113,21 @@ def test_what_cannot_be_is_refused(model: ndt.NDT, batch_of) -> None:
         ndt.build(Facts(modality=("eeg",)))
     with pytest.raises(ValueError, match="counts on a grid"):
         model.encode(replace(batch_of(waves(0, 2)), grid=None))
+    with pytest.raises(ValueError, match=r"a signal of 10 samples per second; each sample is a bin: set bin_s to 0\.1"):
+        ndt.build(replace(facts(12), sfreq=10.0), **SMALL)
+    ndt.build(replace(facts(12), sfreq=20.0), **SMALL)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_activity_below_zero_is_refused_and_padding_is_none(fixed: bool, batch_of) -> None:
+    built, batch = ndt.build(facts(16), **SMALL, fixed=fixed), batch_of(waves(0, 2, neurons=16))
+    values = batch.values.clone()
+    values[0, 3] = -0.25
+    with pytest.raises(ValueError, match=r"activity down to -0\.25; counts are 0 or more"):
+        MaskedPoisson()(built, replace(batch, values=values))
+    mask = batch.mask.clone()
+    mask[0, 3] = False
+    assert torch.isfinite(built.log_rates(replace(batch, values=values, mask=mask))).all()
 
 
 def test_dropped_neurons_are_drawn_in_training_alone(batch_of) -> None:

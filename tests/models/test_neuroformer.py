@@ -147,6 +147,26 @@ def test_no_token_sees_a_covariate_later_than_itself(name: str) -> None:
     assert (after[~early] != before[~early]).any()
 
 
+@pytest.mark.parametrize("keywords", [{}, {"height": 1, "kernel": (2, 1, 3), "stride": (1, 1, 1)}])
+@pytest.mark.parametrize("name", ["stimulus", "velocity"])
+def test_no_token_sees_a_later_sample_in_windows_that_start_between_samples(name: str, keywords: dict) -> None:
+    model, batch = build(**keywords), spikes(3)
+    every = 0.2 / batch.aligned[name].shape[1]
+    time = torch.arange(batch.aligned[name].shape[1]) * every + torch.tensor([[0.0], [0.9], [0.5]]) * every
+    at_random = with_aligned(batch, **{f"{name}/time": time})
+    changed = batch.aligned[name] + 5 * (time >= 0.172)[..., None]
+    before, after = model(at_random).neuron, model(with_aligned(at_random, **{name: changed})).neuron
+    _, current = model.states(batch)
+    asked = torch.cat((torch.zeros(3, 1), current.time), dim=1)
+    early = asked < torch.where(time >= 0.172, time, 9.0).amin(1, keepdim=True) - 0.15 - 1e-5
+    real = torch.cat((torch.ones(3, 1, dtype=torch.bool), current.mask), dim=1)
+    assert (early & real).sum(1).min() > 0
+    torch.testing.assert_close(after[early & real], before[early & real], rtol=0, atol=0)
+    assert (after[~early & real] != before[~early & real]).any()
+    even = time[:1].expand(3, -1)  # times that are said and even ones that are not are the same
+    assert torch.equal(model(with_aligned(batch, **{f"{name}/time": even})).neuron, model(batch).neuron)
+
+
 def test_missing_covariates_are_the_same_as_hidden_ones() -> None:
     model, batch = build(), spikes()
     nothing = with_aligned(batch, velocity=torch.full((3, 1, 1), torch.nan), stimulus=torch.full((3, 20, 3), torch.nan))
@@ -328,12 +348,15 @@ def test_sizes_build_and_encode_to_a_fixed_length(size: str) -> None:
 
 def test_predicted_behaviour_is_no_input() -> None:
     model, batch = build(predict=("velocity",)), spikes()
+    model.add_sessions(["sim/a/1"])
+    batch = with_aligned(batch, session=torch.zeros(3, dtype=torch.int64))
     assert model.aligned == ("stimulus", "velocity")
     said = model(batch)
-    assert said.behaviour["velocity"].shape == (3, 2)
+    assert said.behaviour["velocity"].shape == (3, 1, 2)
     other = with_aligned(batch, velocity=batch.aligned["velocity"] + 2)
     assert torch.equal(model(other).neuron, said.neuron)
-    assert not torch.equal(NextSpike()(model, other)["behaviour"], NextSpike()(model, batch)["behaviour"])
+    parts = [NextSpike().eval()(model, b)["behaviour_velocity"] for b in (other, batch)]
+    assert not torch.equal(*parts)
 
 
 def test_errors_say_what_to_do() -> None:
@@ -343,7 +366,11 @@ def test_errors_say_what_to_do() -> None:
         build(behaviour=("speed",))
     with pytest.raises(ValueError, match="needs neurons"):
         neuroformer.build(Facts(modality=("eeg",)))
+    with pytest.raises(ValueError, match=r"\(calcium\) is a signal of 30 samples per second.*infer events first"):
+        neuroformer.build(replace(FACTS, modality=("calcium",), sfreq=30.0))
     batch = spikes()
+    with pytest.raises(ValueError, match="Neuroformer reads spikes; this batch is a grid"):
+        build().encode(replace(batch, grid=(12, 4)))
     with pytest.raises(ValueError, match="cut"):
         build()(replace(batch, time=batch.time * 3))
     with pytest.raises(ValueError, match="neuron"):

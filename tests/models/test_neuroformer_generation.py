@@ -74,7 +74,8 @@ def test_caches_change_nothing(keywords: dict, monotone: bool) -> None:
     missing = batch.aligned["stimulus"].clone()
     missing[1, 2:5] = torch.nan
     missing[2] = torch.nan
-    batch = with_aligned(batch, stimulus=missing)
+    every = torch.arange(FRAMES) * 0.025
+    batch = with_aligned(batch, **{"stimulus": missing, "stimulus/time": every + torch.rand(8, 1) * 0.025})
     found = model.generate(batch, monotone=monotone)
     assert found.mask.sum() > 20
     assert found.mask.shape[1] > 5

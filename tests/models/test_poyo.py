@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from copy import deepcopy
 from dataclasses import replace
@@ -140,6 +138,16 @@ def test_reads_out_at_any_time_and_in_the_covariates_unit() -> None:
     torch.testing.assert_close(model.predict(batch)["velocity"][0], whole[0] * spread + mean, rtol=1e-4, atol=1e-4)
 
 
+def test_windows_that_start_between_samples_are_asked_at_the_true_times() -> None:
+    model, batch = build(), spikes()
+    when = torch.arange(20) * 0.05 + torch.tensor([[0.0], [0.02], [0.049]])
+    said = model(with_aligned(batch, **{"velocity/time": when}))["velocity"]
+    torch.testing.assert_close(said, model(batch, {"velocity": when})["velocity"])
+    assert (said - model(batch)["velocity"]).abs()[1:].max() > 1e-4
+    even = with_aligned(batch, **{"velocity/time": when[:1].expand(3, -1)})
+    assert torch.equal(model(even)["velocity"], model(batch)["velocity"])
+
+
 def test_several_targets_are_asked_by_different_queries() -> None:
     facts = replace(FACTS, aligned={"velocity": 2, "reach": 1, "stimulus": 3})
     model = build(facts, classes={"reach": 4})
@@ -228,6 +236,8 @@ def test_errors_say_what_to_do() -> None:
     batch = spikes()
     with pytest.raises(ValueError, match=r"needs aligned\['neuron'\]"):
         build().encode(replace(batch, aligned={}))
+    with pytest.raises(ValueError, match="POYO reads spikes; this batch is a grid"):
+        build().encode(replace(batch, grid=(12, 4)))
     with pytest.raises(ValueError, match="model's last 1 s: cut such"):
         build().encode(replace(batch, time=batch.time * 3))
     with pytest.raises(ValueError, match="from -"):
@@ -238,6 +248,8 @@ def test_errors_say_what_to_do() -> None:
         build()(replace(batch, aligned={"neuron": batch.aligned["neuron"]}))
     with pytest.raises(ValueError, match="needs neurons"):
         poyo.build(Facts(modality=("eeg",)))
+    with pytest.raises(ValueError, match=r"\(calcium\) is a signal of 30 samples per second.*infer events first"):
+        poyo.build(replace(FACTS, modality=("calcium",), sfreq=30.0))
     with pytest.raises(ValueError, match="speed"):
         build(predict=("speed",))
     with pytest.raises(ValueError, match="does not divide"):
@@ -278,16 +290,11 @@ def test_learns_which_neuron_fires() -> None:
 
 
 def reference() -> object:
-    """torch_brain's POYO; the folder of its packages may stand in TORCH_BRAIN."""
-    if folder := os.environ.get("TORCH_BRAIN"):
-        sys.path.append(folder)
-    try:
-        from torch_brain.models import poyo as theirs
-    except ImportError as error:
-        pytest.skip(f"torch_brain cannot be imported ({error}); set TORCH_BRAIN to the folder that has it")
-    return theirs
+    """torch_brain's POYO."""
+    return pytest.importorskip("torch_brain.models.poyo", reason="torch_brain is no dependency: make reference")
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("lengths", ["equal", "ragged"])
 def test_equals_torch_brain(lengths: str) -> None:
     theirs = reference()

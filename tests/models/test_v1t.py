@@ -133,6 +133,12 @@ def test_places_follow_from_cortex_per_animal_and_are_drawn_in_training_only():
     assert torch.equal(one[1:], read.places(number[1:], place[1:], gaze[1:], seed[1:])), "a draw is its sample's own"
 
 
+def test_an_animal_has_one_map_over_sessions_whose_neurons_are_not_tracked():
+    read = v1t.Readout(["a/x/s1/1", "a/x/s1/a/b", "a/x/s2/1", "b/y/1"], 5, gaze=True)
+    assert read.animal.tolist() == [0, 0, 0, 1]
+    assert len(read.weight) == 4
+
+
 def test_image_behaviour_and_gaze_all_matter(corpus, model):
     batch = model.batcher()(both(corpus))
     before = model.model(batch)
@@ -141,9 +147,27 @@ def test_image_behaviour_and_gaze_all_matter(corpus, model):
         if name == "stimulus":
             other.aligned[name] = batch.aligned[name].flip(-1)
         assert not torch.allclose(model.model(other), before), name
-    absent = replace(batch, aligned={**batch.aligned, "behaviour": torch.full((6, 1, 1), torch.nan)})
-    zero = replace(batch, aligned={**batch.aligned, "behaviour": torch.zeros(6, 1, 3)})
-    assert torch.equal(model.model(absent), model.model(zero))
+
+
+@pytest.mark.parametrize("name", ["behaviour", "pupil_centre"])
+def test_a_response_whose_behaviour_is_unknown_does_not_count(corpus, model, name):
+    batch = model.batcher()(both(corpus))
+    series = batch.aligned[name].clone()
+    series[1, 0, -1] = torch.nan
+    gap = replace(batch, aligned={**batch.aligned, name: series})
+    _, real = model.model.target(gap)
+    assert real.any(1)[:, 0].tolist() == [True, False, True, True, True, True]
+    rest = batch.rows(torch.tensor([0, 2, 3, 4, 5]))
+    said, expected = (PoissonResponse()(model.model, b)["poisson"] for b in (gap, rest))
+    torch.testing.assert_close(said, expected)
+    encoded = model.model.encode(gap)
+    assert not encoded.mask[1].any()
+    assert not encoded.pooled[1].any()
+    torch.testing.assert_close(encoded.pooled[[0, 2, 3, 4, 5]], model.model.encode(rest).pooled)
+    absent = replace(batch, aligned={**batch.aligned, name: torch.full((6, 1, 1), torch.nan)})
+    assert not model.model.target(absent)[1].any()
+    without = v1t.build(model.facts, **SMALL, behaviour=[])
+    assert without.target(absent)[1].any()
 
 
 def test_the_responses_are_never_an_input(corpus, model):

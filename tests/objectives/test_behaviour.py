@@ -20,6 +20,7 @@ class Says(nn.Module):
     def __init__(self, weight: str | None = None, classes: tuple[str, ...] = (), **said: Tensor) -> None:
         super().__init__()
         self.said, self.weight, self.classes, self.targets = said, weight, classes, dict.fromkeys(said)
+        self.window_s = 1.0
         self.standard = nn.ModuleDict({n: Standard(2, x.shape[-1]) for n, x in said.items() if n not in classes})
 
     def forward(self, batch: TokenBatch) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from brainfm.layers.tables import Standard
 from brainfm.objectives.contrastive import Contrastive
 from brainfm.objectives.next_spike import NextSpike, bits_per_spike
 from brainfm.tokens import TokenBatch
@@ -20,11 +21,12 @@ torch.set_num_threads(1)
 
 
 class Says(nn.Module):
-    """Gives fixed predictions or fixed features."""
+    """Gives fixed predictions or fixed features; "speed" is a number and "reach" one of three classes."""
 
     def __init__(self, **said: object) -> None:
         super().__init__()
-        self.said = said
+        self.said, self.classes, self.weight, self.window_s = said, ("reach",), None, 1.0
+        self.standard = nn.ModuleDict({"speed": Standard(2, 1)})
 
     def forward(self, batch: TokenBatch) -> SimpleNamespace:
         return SimpleNamespace(**self.said)
@@ -59,12 +61,37 @@ def test_loss_equals_a_slow_loop_and_ignores_padding() -> None:
     assert float(parts["metric_accuracy"]) == pytest.approx(right / 5)
 
 
-def test_behaviour_is_scored_where_it_is_there() -> None:
-    logits, target = torch.zeros(2, 1, 4), torch.full((2, 1), 3)
-    said = {"speed": torch.tensor([[1.0], [5.0]])}
-    model = Says(neuron=logits, bin=logits, neuron_target=target, bin_target=target, behaviour=said)
-    speed = torch.tensor([[[0.0], [3.0]], [[0.0], [torch.nan]]])
-    assert float(NextSpike()(model, windows(2, speed=speed))["behaviour"]) == pytest.approx(4.0)
+def reading(**behaviour: Tensor) -> Says:
+    """Says this behaviour of the last sample of each window, and nothing of spikes."""
+    logits, target = torch.zeros(4, 1, 4), torch.full((4, 1), 3)
+    return Says(neuron=logits, bin=logits, neuron_target=target, bin_target=target, behaviour=behaviour)
+
+
+def test_behaviour_is_the_last_sample_in_units_of_its_session_where_it_is_there() -> None:
+    model = reading(speed=torch.tensor([1.0, 0.5, 2.0, 7.0])[:, None, None], reach=torch.zeros(4, 1, 3))
+    last = torch.tensor([30.0, 5.0, 10.0, torch.nan])
+    batch = windows(
+        4, speed=torch.stack((torch.full((4,), 99.0), last), 1)[..., None], session=torch.tensor([0, 1, 0, 1]),
+        reach=torch.tensor([0.0, 2.0, torch.nan, 1.0])[:, None, None],
+    )  # fmt: skip
+    parts = NextSpike(behaviour_weight=0.5).train()(model, batch)
+    # session 0 has mean 20 and deviation 10; session 1 a single sample, so 5 and 1
+    assert float(parts["behaviour_speed"]) == pytest.approx(0.5 * ((1 - 1) ** 2 + (2 + 1) ** 2 + 0.5**2) / 3)
+    assert float(parts["behaviour_reach"]) == pytest.approx(0.5 * math.log(3))
+    assert float(parts["metric_accuracy_reach"]) == pytest.approx(1 / 3)
+    before = model.standard["speed"].count.clone()
+    NextSpike().eval()(model, batch)
+    assert torch.equal(model.standard["speed"].count, before)
+
+
+def test_behaviour_that_is_away_or_of_a_strange_recording() -> None:
+    model = reading(speed=torch.zeros(4, 1, 1))
+    assert not [k for k in NextSpike()(model, windows(4)) if "speed" in k]
+    gap = NextSpike().train()(model, windows(4, speed=torch.full((4, 1, 1), torch.nan), session=torch.zeros(4).long()))
+    assert float(gap["behaviour_speed"]) == 0
+    for session in ({}, {"session": torch.tensor([0, 0, -1, 0])}):
+        with pytest.raises(ValueError, match="add_sessions"):
+            NextSpike()(model, windows(4, speed=torch.zeros(4, 2, 1), **session))
 
 
 def test_bits_per_spike() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,36 +13,24 @@ from torch import nn
 from brainfm.layers import draws
 from brainfm.models import population_encoder
 from brainfm.objectives.time_contrastive import TimeContrastive
-from brainfm.tokens import Encoding, Facts
-
-
-@dataclass
-class Given:
-    """A batch with nothing but what the objective reads."""
-
-    points: torch.Tensor
-    aligned: dict
-    grid: tuple[int, int]
-    values: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.points)
+from brainfm.tokens import Encoding, Facts, TokenBatch
 
 
 class Table(nn.Module):
     """An encoder that gives back the points of the batch."""
 
-    def encode(self, batch: Given) -> Encoding:
-        return Encoding(batch.points, batch.points[:, -1], torch.ones(batch.points.shape[:2], dtype=torch.bool))
+    def encode(self, batch: TokenBatch) -> Encoding:
+        return Encoding(batch.values, batch.values[:, -1], torch.ones(batch.values.shape[:2], dtype=torch.bool))
 
 
-def given(windows: int = 16, points: int = 6, bins: int = 15, series: torch.Tensor | None = None) -> Given:
+def given(windows: int = 16, points: int = 6, bins: int = 15, series: torch.Tensor | None = None) -> TokenBatch:
     torch.manual_seed(0)
     x = nn.functional.normalize(torch.randn(windows, points, 3), dim=-1)
     aligned = {"draw": draws.mix(torch.arange(windows))}
     if series is not None:
         aligned["speed"] = series
-    return Given(x, aligned, (4, bins), x)
+    none = torch.zeros(windows, 0)
+    return TokenBatch(x, none, none, none, none, none, none, (4, bins), 20.0, aligned)  # what the objective reads
 
 
 def test_the_loss_in_time_is_that_of_a_slow_loop() -> None:
@@ -51,11 +38,11 @@ def test_the_loss_in_time_is_that_of_a_slow_loop() -> None:
     drawn = draws.uniform(batch.aligned["draw"], (4,), 1)
     steps = [min(5, 1 + int(u * 3)) for u in drawn[:, 0]]
     reference = [int(u * (6 - step)) for u, step in zip(drawn[:, 1], steps, strict=True)]
-    negative = [batch.points[i, int(u * 6)] for i, u in enumerate(drawn[:, 2])]
+    negative = [batch.values[i, int(u * 6)] for i, u in enumerate(drawn[:, 2])]
     losses, nearest = [], []
     for i, (r, step) in enumerate(zip(reference, steps, strict=True)):
-        anchor = batch.points[i, r]
-        near = float(anchor @ batch.points[i, r + step]) / 0.5
+        anchor = batch.values[i, r]
+        near = float(anchor @ batch.values[i, r + step]) / 0.5
         away = [float(anchor @ x) / 0.5 for x in negative]
         losses.append(math.log(sum(map(math.exp, away))) - near)
         nearest.append(near > max(away))

@@ -187,15 +187,29 @@ def test_events(root):
         "2\t1\tn/a\tn/a\tn/a\n"
     )
     recording = only(root)
-    assert recording.events.label == ["7", "event", "face", "house"]
+    assert recording.events.label == ["", "", "face", "house"]  # n/a says that there is none
     assert recording.events.stimulus == ["images/f1.png", "", "images/f1.png", ""]
     np.testing.assert_allclose(recording.events.onset, [1, 2, 3, 7.5])
     np.testing.assert_allclose(recording.events.duration, [0.5, 1, 0, 0.5])
     (step,) = [s for s in recording.provenance["steps"] if s["step"] == "events.tsv"]
     assert (step["no_onset_lines"], step["outside_lines"], step["events"]) == ([3], [6], 4)
     labelled = only(root, label="patient")
-    assert labelled.events.label == ["7", "event", "face", "house", "patient"]
+    assert labelled.events.label == ["", "", "face", "house", "patient"]
     assert (labelled.events.onset[-1], labelled.events.duration[-1]) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("onset\tduration\ttrial_type\tvalue\n1\t0\tn/a\t7\n2\t0\tn/a\tn/a\n", ["7", ""]),
+        ("onset\tduration\tvalue\n1\t0\t7\n2\t0\tnan\n", ["7", ""]),
+        ("onset\tduration\n1\t0\n2\t0\n", ["event", "event"]),
+        ("onset\tduration\ttrial_type\n1\t0\tNaN\n2\t0\tleft\n", ["", "left"]),
+    ],
+)
+def test_one_column_says_what_events_are(root, text, labels):
+    sidecar(root, "events.tsv").write_text(text)
+    assert only(root).events.label == labels
 
 
 @pytest.mark.parametrize(

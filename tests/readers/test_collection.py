@@ -101,6 +101,15 @@ def test_words_of_the_request_reach_every_item(tmp_path):
         assert (asked.label, asked.device, asked.modality) == ("rest", "cap", "eeg")
 
 
+@pytest.mark.parametrize("tracked", [False, True])
+def test_neurons_are_tracked_over_files_where_the_request_says_so(tmp_path, tracked):
+    for day in "12":
+        np.savez(tmp_path / f"sub-S1_ses-{day}.npz", spike_times=np.array([0.1, 0.2]), spike_clusters=np.array([0, 1]))
+    found = find(tmp_path, modality="spikes", tracked=tracked)
+    read = [next(recordings(item)) for item in found.items]
+    assert [(r.session, r.tracked) for r in read] == [("1", tracked), ("2", tracked)]
+
+
 def test_companions_belong_to_their_recording(tmp_path):
     (tmp_path / "S1.vhdr").write_text("Brain Vision\n[Common Infos]\nDataFile=S1.eeg\nMarkerFile=S1.vmrk\n")
     touch(

@@ -14,6 +14,8 @@ from brainfm.hdf import HostileFile
 from brainfm.readers import nwb
 from brainfm.readers.request import Request
 from brainfm.recording import Recording, Signal
+from brainfm.shards.read import open_shards
+from brainfm.shards.write import write_shard
 
 pynwb = pytest.importorskip("pynwb")
 REQUEST = Request("d", "s")
@@ -59,8 +61,13 @@ def benchmark(path: Path, trains: list[Any] | None = None, start: float = 0.0) -
         )
     file.add_trial_column("split", "train, val or test")
     file.add_trial_column("trial_type", "barriers")
+    file.add_trial_column("move_onset_time", "of the hand, s")
+    file.add_trial_column("rt", "reaction time, ms")
+    file.add_trial_column("targets", "which were shown", index=True)
     for i in range(4):
-        file.add_trial(start_time=start + 5.0 * i, stop_time=start + 5.0 * i + 3, split="train", trial_type=i % 2)
+        begin = start + 5.0 * i
+        more = {"move_onset_time": np.nan if i == 2 else begin + 0.5, "rt": 300.0 + i, "targets": [1.0] * (i + 1)}
+        file.add_trial(start_time=begin, stop_time=begin + 3, split="train", trial_type=i % 2, **more)
     time = start + np.arange(20_000) * 0.001
     keep = np.r_[0:9000, 9500:20_000]
     hand = np.stack([np.sin(time), np.cos(time)], axis=1)
@@ -94,6 +101,7 @@ def test_units_trials_and_hand_as_in_the_neural_latents_benchmark(tmp_path: Path
         "subject_id": "jenkins", "sex": "M", "species": "Macaca mulatta", "age": "P5Y",
     }  # fmt: skip
     assert list(found.provenance["files"]) == ["a.nwb"]
+    assert found.channels.held_out.tolist() == [False, False, True]
     steps = [s for s in found.provenance["steps"] if s["step"] == "leave out series"]
     assert [s["series"] for s in steps] == ["processing/behavior/odd"]
 
@@ -119,6 +127,23 @@ def test_the_recording_starts_with_the_observation(tmp_path: Path) -> None:
     np.testing.assert_allclose(late.events.onset, early.events.onset)
     assert late.duration == pytest.approx(20)
     assert late.provenance["steps"][0]["origin_s"] == 100.0
+
+
+@pytest.mark.parametrize("start", [0.0, 100.0])
+def test_columns_of_trials_are_kept_and_moments_are_on_the_recordings_clock(tmp_path: Path, start: float) -> None:
+    made = read(benchmark(tmp_path / "a.nwb", start=start))
+    stored = open_shards(write_shard(tmp_path / "sub-s.h5", [made], {})).recordings[0]
+    for events in (made.events, stored.events):
+        assert set(events.columns) == {"split", "trial_type", "move_onset_time", "rt"}
+        np.testing.assert_allclose(events.columns["move_onset_time"], [0.5, 5.5, np.nan, 15.5], atol=1e-9)
+        np.testing.assert_allclose(events.columns["rt"], [300, 301, 302, 303])
+        assert events.columns["split"] == ["train"] * 4
+    assert stored.channels.held_out.tolist() == [False, False, True]
+    corpus = open_shards(tmp_path)
+    moved = corpus.trials(-0.1, 0.4, align="move_onset_time")
+    assert (moved.start.tolist(), moved.label.tolist()) == ([400, 5400, 15400], ["0", "1", "1"])
+    with pytest.raises(ValueError, match="have no moment 'go_cue'; they have move_onset_time, rt, trial_type"):
+        corpus.trials(0, 1, align="go_cue")
 
 
 def test_trials_take_their_label_from_the_column_asked_for(tmp_path: Path) -> None:

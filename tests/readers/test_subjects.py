@@ -173,3 +173,11 @@ def test_words():
     assert participant({"participant_id": "sub-1", "Gender": "F", "Recording year": "2010", "hand": ""}) == {
         "sex": "F", "recording_year": "2010",
     }  # fmt: skip
+
+
+def test_ids_that_are_known_are_shown():
+    for stems, said in (
+        (["sub-01_ses-b_task-rest_eeg", "sub-02_ses-b_task-rest_eeg"], "(subject '01', session 'b', run 'rest')"),
+        (["S01", "S02"], "(subject 'S01')"),
+    ):
+        assert said in assign(stems, None, None, False)[1][0]

@@ -126,6 +126,42 @@ def test_windows_fit_and_never_cross_a_break(
     assert (windows.samples == n).all()
 
 
+def population(session: str, run: str = "", tracked: bool = False) -> Recording:
+    return Recording(
+        "made_up", "s1", "spikes", Channels.make(["0", "1"], "neuron"), session, run, tracked=tracked, duration=2.0,
+        spike_time=np.array([0.5]), spike_neuron=np.array([1]),
+    )  # fmt: skip
+
+
+def test_neurons_of_two_sessions_are_the_same_only_where_they_are_tracked(tmp_path: Path) -> None:
+    made = [population("1"), population("2"), population("1", "b"), population("", "3"), population("4", tracked=True)]
+    made.append(population(""))
+    written = open_shards(write_shard(tmp_path / "sub-s1.h5", made, CARD)).recordings
+    ids = {(s.session, s.run): s.channel_ids for s in written}
+    whose = {("1", ""): "s1/1", ("2", ""): "s1/2", ("1", "b"): "s1/1", ("", "3"): "s1/3"}
+    whose |= {("4", ""): "s1", ("", ""): "s1"}
+    assert ids == {key: [f"made_up/{who}/0", f"made_up/{who}/1"] for key, who in whose.items()}
+
+
+def test_a_shard_that_does_not_say_whether_neurons_are_tracked_takes_them_as_of_one_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = schema.finish
+
+    def before(file: h5py.File, kind: str, version: int, header: dict) -> None:
+        for entry in header["recordings"].values():
+            del entry["tracked"], entry["channels"]["held_out"], entry["events"]["columns"]
+        written(file, kind, version, header)
+
+    monkeypatch.setattr(schema, "finish", before)
+    old = stored(population("4", tracked=True), tmp_path)
+    assert not old.tracked
+    assert old.channels.held_out is None
+    assert old.events.columns == {}
+    assert old.is_whole()
+    assert old.channel_ids == ["made_up/s1/4/0", "made_up/s1/4/1"]
+
+
 def test_a_short_stretch_is_one_window_where_it_is_asked_for(tmp_path: Path) -> None:
     got = stored(recording(segments=np.array([[0, 30], [40, 55], [60, 64]])), tmp_path)
     windows = open_shards(got.path).windows(2.0, shortest_s=1.0)
@@ -336,3 +372,25 @@ def test_join_keeps_rows_and_recordings(tmp_path: Path) -> None:
     assert len(Windows.join([])) == 0
     assert len(both.take([])) == 0
     assert both.take(both.of("subject") == "s1").start.tolist() == one.start.tolist()
+
+
+def test_corpus_and_windows_say_what_they_are_in_a_line(tmp_path):
+    for subject in "123":
+        events = Events(np.arange(9.0), np.zeros(9), ["a", "b", ""] * 3)
+        made = Recording(
+            "made_up", subject, "eeg", Channels.make(["Cz"], "eeg"), sfreq=10.0, signal=np.ones((1, 100)), events=events
+        )
+        write_shard(tmp_path / f"{subject}.h5", [made], {})
+    corpus = open_shards(tmp_path)
+    assert repr(corpus) == f"<3 recordings of 3 people in {tmp_path}: made_up>"
+    assert repr(corpus.subject("1").trials(0, 1)) == "<9 windows of 1 people: no label 3, a 3, b 3>"
+    assert repr(corpus.trials(0, 1).take([])) == "<0 windows of 0 people>"
+
+
+def test_an_event_without_a_label_takes_none_away(tmp_path):
+    events = Events(np.zeros(2), np.full(2, 10.0), ["rest", ""])
+    made = Recording(
+        "made_up", "1", "eeg", Channels.make(["Cz"], "eeg"), sfreq=10.0, signal=np.ones((1, 100)), events=events
+    )
+    write_shard(tmp_path / "1.h5", [made], {})
+    assert open_shards(tmp_path).windows(2.0).label.tolist() == ["rest"] * 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,39 @@ def test_repeated_ids_and_times_out_of_order_or_negative_never_reach_a_batch() -
             Recording(
                 "d", "1", "spikes", table, spike_time=np.array(wrong), spike_neuron=np.zeros(2, int), duration=1.0
             )
+
+
+@pytest.mark.parametrize("start", [0, 30, 50, 120])
+def test_covariates_are_those_inside_the_window_and_say_when_they_were_taken(tmp_path: Path, start: int) -> None:
+    clock = Series(np.arange(80.0)[:, None] / 20, 20.0, "s")  # a series whose values are their own times
+    found = corpus(tmp_path, made("1", 4, 400, aligned={"clock": clock}))
+    batch = Batcher(aligned=("clock",))(rows(found, (0, start, 500)))
+    value, time = batch.aligned["clock"][0, :, 0], batch.aligned["clock/time"][0]
+    inside = clock.values[(clock.values >= start / 1000 - 1e-9) & (clock.values < (start + 500) / 1000 - 1e-9)]
+    np.testing.assert_allclose(value, inside, atol=1e-6)
+    np.testing.assert_allclose(time, inside - start / 1000, atol=1e-6)
+    if start % 50 == 0:
+        assert torch.equal(time, torch.arange(10) * 0.05)
+
+
+def test_a_window_of_no_whole_number_of_samples_ends_with_its_last_one(tmp_path: Path) -> None:
+    clock = Series(np.arange(80.0)[:, None] / 20, 20.0, "s")
+    found = corpus(tmp_path, made("1", 4, 400, aligned={"clock": clock}))
+    batch = Batcher(aligned=("clock",))(rows(found, (0, 0, 70), (0, 1060, 70), (0, 1090, 70)))
+    value, time = batch.aligned["clock"][..., 0], batch.aligned["clock/time"]
+    np.testing.assert_allclose(value, [[0.0, 0.05], [np.nan, 1.1], [1.1, 1.15]], atol=1e-6)
+    np.testing.assert_allclose(time, [[0.0, 0.05], [-0.01, 0.04], [0.01, 0.06]], atol=1e-6)
+
+
+def test_a_moment_takes_the_latest_sample_that_is_not_later(tmp_path: Path) -> None:
+    clock = Series(np.arange(80.0)[:, None] / 20, 20.0, "s")
+    found = corpus(tmp_path, made("1", 4, 400, aligned={"clock": clock}))
+    batch = Batcher(aligned=("clock",))(rows(found, (0, 1000, 200), (0, 1030, 200)))
+    moments = torch.tensor([0.0, 0.03, 0.05, 0.199])
+    seen = batch.at("clock", moments, 0.2)[..., 0]
+    np.testing.assert_allclose(seen, [[1.0, 1.0, 1.05, 1.15], [1.05, 1.05, 1.05, 1.2]], atol=1e-6)
+    bare = replace(batch, aligned={"clock": batch.aligned["clock"]})
+    np.testing.assert_allclose(bare.at("clock", moments, 0.2)[0, :, 0], [1.0, 1.0, 1.05, 1.15], atol=1e-6)
 
 
 def test_behaviour_keeps_its_rate_and_is_missing_where_its_clock_has_not_begun_or_has_stopped(tmp_path: Path) -> None:
