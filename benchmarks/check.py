@@ -27,6 +27,7 @@ import h5py
 import numpy as np
 
 from brainfm.audit import audit
+from brainfm.checksums import sha256
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards import schema
 from brainfm.shards.read import open_shards
@@ -73,9 +74,11 @@ def corpus(root: Path, people: int) -> tuple[Path, Path, Path]:
     # the last eighth of training stands in for validation too, cut in time with the gap that the filters ask for
     late = {k: [[SECONDS - 1.0, float(SECONDS)]] for k in list(windows["train"])[:: 2 * SESSIONS]}
     seen = {"train": windows["train"], "val": windows["val"] | late}
-    (model / "card.json").write_text(json.dumps({"windows": seen, "checksums": checksums, "tokenizer": None}))
+    (model / "model.safetensors").write_bytes(b"")
+    ours = {"checksums": checksums, "model_checksum": sha256(model / "model.safetensors")}
+    (model / "card.json").write_text(json.dumps({"windows": seen, "tokenizer": None, **ours}))
     tested = {"train": windows["train"], "test": windows["test"]}
-    said = {"stage": "transfer", "key": "made", "model": "made_up", "windows": tested, "checksums": checksums}
+    said = {"stage": "transfer", "key": "made", "model": "made_up", "windows": tested, **ours}
     result.write_text(json.dumps(said))
     return shards, model, result
 

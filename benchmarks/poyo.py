@@ -1,13 +1,13 @@
 """A training step of POYO at the published 1.3 M parameters against other ways to compute the same, on one thread.
 
-    python benchmarks/poyo.py [--repeat 5] [--reference FOLDER]
+    python benchmarks/poyo.py [--repeat 5]
 
 Batch 16, 1,264 tokens (200 neurons with a start and an end each, 864 spikes), 100 times to read out, the published
 dropout, AdamW. Prints one JSON line of the case `poyo_step` for each baseline: `ratio` is its time over ours, medians
 of steps taken in turn; `max_difference` is that of the answers, without dropout and with the same weights.
 - a plain restatement: every token embedded, normed and projected, padding and masks, rotation by concatenation, torch's
   dropout;
-- torch_brain's POYO, where it can be imported; `--reference` is a folder of packages to look in as well.
+- torch_brain's POYO, where it can be imported: with `.venv-reference/bin/python`, which `make reference` makes.
 Seconds are those of the processor, so that other work on the machine counts less.
 """
 
@@ -164,10 +164,7 @@ def main() -> None:
     """Compare with each baseline, print the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5, help="steps of either way")
-    parser.add_argument("--reference", help="folder of packages that has torch_brain")
     asked = parser.parse_args()
-    if asked.reference:
-        sys.path.append(asked.reference)
     torch.set_num_threads(1)
     data = batch()
     model = poyo.build(poyo.FACTS, **poyo.SIZES["1.3M"])
@@ -179,7 +176,7 @@ def main() -> None:
         if number:
             found = torch_brain(model, data)
             if found is None:
-                print("torch_brain cannot be imported; give --reference", file=sys.stderr)
+                print("torch_brain cannot be imported; run this with .venv-reference/bin/python", file=sys.stderr)
                 break
             ways.append(("torch_brain's POYO", *found))
         name, network, answer = ways[number]

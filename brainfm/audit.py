@@ -25,10 +25,15 @@ from typing import Any
 
 import numpy as np
 
+from brainfm.checksums import sha256
 from brainfm.shards import schema
 from brainfm.shards.read import Corpus, open_shards
+from brainfm.shards.spans import near, segmented
 from brainfm.shards.stored import Stored, rate
 from brainfm.shards.twins import Intervals, Twins, find, groups_of, merged, pairs, touched, whole
+
+#: A model's weights, in its folder.
+WEIGHTS = "model.safetensors"
 
 #: Start and stop (s) and name of each presentation of a stimulus in a recording.
 Presented = tuple[np.ndarray, np.ndarray, list[str]]
@@ -81,6 +86,7 @@ def audit(shards: Path, models: list[Path], results: list[Path]) -> Audit:
     corpus = open_shards(shards)
     stored = {r.id: r for r in corpus.recordings}
     cards = {p.name: _read(p / "card.json", "pretrain") for p in models}
+    weights = {p.name: sha256(p / WEIGHTS) if (p / WEIGHTS).exists() else "" for p in models}
     found = {_name(r): r for r in (_read(p, "decode or transfer") for p in results)}
     splits = [*_of_models(cards), *_of_results(found, cards)]
     used = {k for s in splits for side in (s.left, s.right) for k in side}
@@ -97,6 +103,7 @@ def audit(shards: Path, models: list[Path], results: list[Path]) -> Audit:
         _split_files(shards, stored),
         _on_sides(cards, found, stored),
         _same_data(cards, found, corpus),
+        _same_weights(cards, found, weights),
         _complete(cards, found),
     ]
     known = [stored[k] for k in used if k in stored]
@@ -138,8 +145,10 @@ def _seen_by(name: str, card: dict[str, Any]) -> Iterator[tuple[str, dict[str, A
 
 
 def _of_models(cards: dict[str, dict[str, Any]]) -> Iterator[Split]:
+    """Training and validation; what a model was fine-tuned on later may be either of them."""
     for name, card in _all_cards(cards):
-        yield Split(f"{name}, train and val", card["windows"]["train"], card["windows"]["val"])
+        windows = card["windows"]
+        yield Split(f"{name}, train and val", windows.get("train") or {}, windows.get("val") or {})
 
 
 def _all_cards(cards: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -165,10 +174,10 @@ def _of_results(found: dict[str, dict[str, Any]], cards: dict[str, dict[str, Any
             for side in ("train", "val"):
                 yield Split(f"{name}, fold {i}, {side} and test", fold[side], fold["test"], apart)
         for model, card in _seen_by(result["model"], cards[result["model"]]) if result["model"] in cards else ():
-            for seen in ("train", "val"):
+            for seen, windows_seen in card["windows"].items():
                 for side, held in sides.items():
                     apart = "people" if transfer else "windows"
-                    yield Split(f"{name}'s {side} and {model}'s {seen} windows", card["windows"][seen], held, apart)
+                    yield Split(f"{name}'s {side} and {model}'s {seen} windows", windows_seen, held, apart)
 
 
 # Windows in time.
@@ -202,29 +211,6 @@ def _windows(splits: list[Split], stored: dict[str, Stored]) -> tuple[Check, Che
                         f"{gap / per_s:.3f} s"
                     )
     return overlap, reach
-
-
-def near(left: np.ndarray, right: np.ndarray, gap: float) -> list[tuple[int, int]]:
-    """For each row of `right` that lies less than `gap` from a row of `left`: that row and its own; both are merged."""
-    low = np.searchsorted(left[:, 1], right[:, 0] - gap, "right")
-    high = np.searchsorted(left[:, 0], right[:, 1] + gap, "left")
-    return [(int(low[j]), int(j)) for j in np.flatnonzero(high > low)]
-
-
-def segmented(spans: np.ndarray, segments: np.ndarray, gap: float) -> tuple[np.ndarray, np.ndarray]:
-    """The spans cut at breaks, those of later segments moved later so that every break is at least `gap` long.
-
-    Returns:
-        `(span, 2)` the moved pieces, and `(span,)` how far each was moved.
-    """
-    segments = segments[np.argsort(segments[:, 0])]
-    first = np.searchsorted(segments[:, 1], spans[:, 0], "right")
-    count = np.maximum(np.searchsorted(segments[:, 0], spans[:, 1], "left") - first, 0)
-    row = np.repeat(np.arange(len(spans)), count)
-    segment = first[row] + np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-    moved = segment * gap
-    start = np.maximum(spans[row, 0], segments[segment, 0])
-    return np.stack([start, np.minimum(spans[row, 1], segments[segment, 1])], axis=1) + moved[:, None], moved
 
 
 # Sessions, people, stimuli.
@@ -340,7 +326,7 @@ def _on_sides(cards: dict[str, dict], found: dict[str, dict], stored: dict[str, 
     check = Check("windows lie on the side that the split gave their recording", of="recordings")
     known, device = {"train", "val"}, {key: r.device for key, r in stored.items()}
     asked: list[tuple[str, Intervals, set[str]]] = [
-        (name, card["windows"][side], known) for name, card in _all_cards(cards) for side in ("train", "val")
+        (name, windows, known) for name, card in _all_cards(cards) for windows in card["windows"].values()
     ]
     for name, result in found.items():
         windows, apart = result["windows"], set(result.get("held_out_devices") or ())
@@ -351,8 +337,9 @@ def _on_sides(cards: dict[str, dict], found: dict[str, dict], stored: dict[str, 
         ]
         model = result["model"]
         saw = [(f"{name}: its model {m}", c) for m, c in _seen_by(model, cards[model])] if model in cards else []
-        for whose, said in [*saw, (f"{name}: its training", {"windows": windows})]:
-            used = [k for x in ("train", "val") for k in said["windows"].get(x) or {} if device.get(k) in apart]
+        own = {"windows": {side: windows.get(side) for side in ("train", "val")}}
+        for whose, said in [*saw, (f"{name}: its training", own)]:
+            used = [k for side in said["windows"].values() for k in side or () if device.get(k) in apart]
             check.leaks += [f"{whose} saw {k} of the held-out device {device[k]}" for k in used]
     for name, windows, sides in asked:
         check.pairs += len(windows)
@@ -381,6 +368,21 @@ def _same_data(cards: dict[str, dict], found: dict[str, dict], corpus: Corpus) -
         check.leaks += [f"{name}: nothing proves which data {k} were" for k in sorted(used - checksums.keys())]
         changed = [k for k, v in checksums.items() if (k, v) not in now]
         check.leaks += [f"{name}: {key} has changed since; run the pipeline again" for key in changed]
+    return check
+
+
+def _same_weights(cards: dict[str, dict], found: dict[str, dict], weights: dict[str, str]) -> Check:
+    """A card is of the weights beside it, and a result was made with the weights that lie there now."""
+    check = Check("the models that lie there are those that their cards and the results speak of", of="files")
+    said = [(f"the card of {name}", name, card, "pretrain") for name, card in cards.items()]
+    said += [(name, r["model"], r, r["stage"]) for name, r in found.items() if r["model"] in cards]
+    for name, model, record, stage in said:
+        check.pairs += 1
+        if "model_checksum" not in record:
+            check.leaks.append(f"{name} does not say of which weights of {model} it is; run {stage} again")
+        elif record["model_checksum"] != weights[model]:
+            now = "others lie there now" if weights[model] else f"{WEIGHTS} is missing"
+            check.leaks.append(f"{name} is not of the weights of {model}: {now}; run {stage} again")
     return check
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from brainfm import catalog
+from brainfm.checksums import sha256
 from brainfm.ranking import ranking
 from brainfm.report import comparison, few_shot, leaderboard, page
 from brainfm.report.inputs import read_json, read_result, words
@@ -44,6 +45,7 @@ class Row:
         task: what was told apart, protocol and metric; rows of a task share a table.
         method: with the model's name where it is one of ours. kind: "pretrained", "untrained", "baseline" or "control".
         split: a hash of who was trained on and tested; "" where the file does not tell.
+        folds, n_train: of its fits, see `fits`.
         people: `dataset/subject` → score. worst: the person with the lowest, and that score.
         trained, seconds, decode_ms: weights that were fitted, time to fit, time per window.
         network, name: the model's network in the catalogue, and the method without a model's name.
@@ -51,7 +53,8 @@ class Row:
             `statistics.contrast`, with `holm_p`; None where `not_compared` says why not.
         caution: of the whole task, where its people are too few for any small p.
         file, config, audit: paths; "" where there is none. commit: whose run made the file, by dvc.lock.
-        audit_passed: None where no audit names the result.
+        audited: "passed" or "not passed"; "stale" where the audit looked at other bytes than the file holds now, "none"
+            where no audit names the result.
     """
 
     task: str
@@ -78,12 +81,14 @@ class Row:
     key: str
     seed: int | None
     split: str
+    folds: list[list[str]]
+    n_train: float
     people: dict[str, float]
     file: str
     config: str
     commit: str
     audit: str
-    audit_passed: bool | None
+    audited: str
     reference: str = ""
     difference: dict[str, Any] | None = None
     not_compared: str = ""
@@ -118,6 +123,8 @@ def files(given: Sequence[Path]) -> list[Path]:
     """The result files at paths; of a folder all that it holds, which are told from other JSON by their score."""
     found: list[Path] = []
     for path in given:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; name result files, or folders of them: data/results")
         if path.is_dir():
             inside = [p for p in sorted(path.rglob("*.json")) if not p.name.startswith(".") and "score" in read_json(p)]
             if not inside:
@@ -135,7 +142,8 @@ def rows_of(path: Path, result: dict[str, Any]) -> list[Row]:
     root = next((p for p in path.resolve().parents if (p / "configs").is_dir()), None)
     stage, key = words(result.get("stage")), words(result.get("key")) or path.stem
     config = root / f"configs/{stage}/{key}.yaml" if root else None
-    audit, passed = audited(root, stage, key)
+    audit, said = audited(root, path, f"{stage} {key}")
+    folds, n_train = fits(result)
     metric = words(result.get("metric")) or "score"
     protocol = words(result.get("protocol") or result.get("evaluation"))
     shared = {
@@ -145,7 +153,7 @@ def rows_of(path: Path, result: dict[str, Any]) -> list[Row]:
         "n_subjects": result.get("n_subjects"), "seed": result.get("seed"), "split": comparison.split_of(result),
         "network": network_of(root, words(result.get("model"))),
         "file": str(path), "config": str(config) if config and config.exists() else "", "commit": commit(path, root),
-        "audit": str(audit or ""), "audit_passed": passed,
+        "audit": str(audit or ""), "audited": said, "folds": folds, "n_train": n_train,
     }  # fmt: skip
     found = []
     for method in comparison.methods(result):
@@ -162,21 +170,41 @@ def rows_of(path: Path, result: dict[str, Any]) -> list[Row]:
     return found
 
 
+def fits(result: dict[str, Any]) -> tuple[list[list[str]], float]:
+    """The people whom each fit of a result was scored on, and how many it was fitted on, the mean over fits.
+
+    None where a person is scored by several fits, as over blocks or sessions of one's own, or the file has no folds.
+    """
+    told = [{side: {"/".join(key.split("/")[:2]) for key in f.get(side) or ()} for side in ("train", "val", "test")}
+            for f in result.get("folds") or ()]  # fmt: skip
+    scored = [sorted(f["test"]) for f in told]
+    if not told or len(set().union(*scored)) < sum(map(len, scored)):
+        return [], 0.0
+    return scored, float(np.mean([len(f["train"] | f["val"]) for f in told]))
+
+
 def network_of(root: Path | None, model: str) -> str:
     """The network of a model folder, by its configuration; the model's own name where the folder is not there."""
     config = root / "data/models" / model / "config.json" if root and model else None
     return words(read_json(config).get("name")) if config and config.exists() else model
 
 
-def audited(root: Path | None, stage: str, key: str) -> tuple[Path | None, bool | None]:
-    """The audit that has looked at a result, and whether it passed; the failed one where several have."""
+#: What an audit may say of a result; where several have looked at it, the first of these counts.
+SAYINGS = ("not passed", "passed", "stale")
+
+
+def audited(root: Path | None, result: Path, name: str) -> tuple[Path | None, str]:
+    """The audit that has looked at a result, by its stage and key, and what `Row.audited` says of it."""
     found = []
     for path in sorted((root / "data/results/audit").glob("*.json")) if root else []:
         said = read_json(path)
-        if any(re.match(rf"{re.escape(f'{stage} {key}')}(,|'s )", name) for name in said.get("splits") or []):
-            found.append((bool(said.get("passed")), path))
-    passed, path = min(found, default=(None, None), key=lambda x: x[0])
-    return path, passed
+        held = (said.get("results") or {}).get(f"{result.parent.name}/{result.name}")
+        if held == sha256(result):
+            found.append(("passed" if said.get("passed") else "not passed", path))
+        elif held or any(re.match(rf"{re.escape(name)}(,|'s )", split) for split in said.get("splits") or []):
+            found.append(("stale", path))
+    saying, file = min(found, default=("none", None), key=lambda x: SAYINGS.index(x[0]))
+    return file, saying
 
 
 def commit(path: Path, root: Path | None) -> str:
@@ -215,7 +243,7 @@ def pair(rows: Sequence[Row], against: str | None) -> None:
             if not row.not_compared and seen.setdefault((row.method, row.split), row.people) is not row.people:
                 row.not_compared = "as in the file before" if seen[row.method, row.split] == row.people else ""
             if reference and not row.not_compared:
-                row.difference = contrast(row.people, reference.people)
+                row.difference = contrast(row.people, reference.people, row.folds, row.n_train)
         compared = [r.difference for r in mine if r.difference]
         for difference, p in zip(compared, holm([d["wilcoxon_p"] for d in compared]), strict=True):
             difference["holm_p"] = float(p)
@@ -306,9 +334,9 @@ def show(rows: Sequence[Row], scores: dict[str, dict[str, float]]) -> None:
     for column in ("", "result", "configuration", "commit", "seed", "split", "audit"):
         table.add_column(column, overflow="fold")
     for r in {r.file: r for r in rows}.values():
-        passed = {True: "passed", False: "NOT PASSED", None: "none"}[r.audit_passed]
+        said = r.audited.upper() if r.audited in ("not passed", "stale") else r.audited
         table.add_row(numbers[r.file], r.file, r.config or "none", r.commit[:10] or "not known", str(r.seed),
-                      r.split[:6] or "not told", f"{passed} {r.audit}")  # fmt: skip
+                      r.split[:6] or "not told", f"{said} {r.audit}")  # fmt: skip
     console.print(table)
     found = ranking(scores)
     if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,6 +11,16 @@ from itertools import pairwise
 def order(ids: Sequence[str], seed: int) -> list[str]:
     """The distinct ids in a fixed pseudo-random order that depends on each id and the seed, not on the others."""
     return sorted(set(ids), key=lambda x: hashlib.sha256(f"{seed}:{x}".encode()).hexdigest())
+
+
+def natural(name: str) -> tuple:
+    """What names are sorted by so that numbers in them count as numbers; slashes part what is compared in turn.
+
+    >>> sorted(["d/1/pre2/", "d/1/pre/run10", "d/1/pre/run2"], key=natural)
+    ['d/1/pre/run2', 'd/1/pre/run10', 'd/1/pre2/']
+    """
+    parts = [re.split(r"(\d+)", part) for part in name.split("/")]
+    return [[int(x) if i % 2 else x for i, x in enumerate(words)] for words in parts], name
 
 
 def assign(

@@ -33,11 +33,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "models": ("recording", "tokens", "layers", "codebooks"),
     "objectives": ("recording", "tokens", "layers", "codebooks", "models"),
     "training": ("recording", "shards", *RIGHT, "catalog", "config", "checksums"),
-    "audit": ("recording", "shards"),
+    "audit": ("recording", "shards", "checksums"),
 }
 ALLOWED["evaluations"] = (*ALLOWED["training"], "training", "metrics", "statistics", "splits")
 ALLOWED["report"] = (*ALLOWED["evaluations"], "evaluations", "ranking")
-TOP = ("api", "cli", "compare", "decode_codes", "decode_file", "describe", "given", "sklearn", "stages")
+TOP = ("api", "check", "cli", "compare", "decode_codes", "decode_file", "describe", "faults", "finetune", "given",
+       "sklearn", "stages")  # fmt: skip
 HEAVY = ("torch", "pytorch_lightning", "lightning")
 
 
@@ -232,6 +233,17 @@ def test_declared_files_exist_or_are_made(stage: str, key: str, item: dict) -> N
             assert (ROOT / dep).exists(), f"{stage} declares {dep}, which is not there"
 
 
+@pytest.mark.parametrize(("stage", "key", "item"), ENTRIES)
+def test_another_word_of_a_wiring_runs_the_stage_again(stage: str, key: str, item: dict) -> None:
+    """Each word is in the command, a dependency or an output: DVC compares nothing else."""
+
+    def compared(words: dict) -> set[str]:
+        return {filled(DVC[stage]["do"]["cmd"], key, words), *deps(stage, key, words), *outs(stage, key, words)}
+
+    deaf = [word for word in item if compared(item) == compared({**item, word: "another"})]
+    assert not deaf, f"dvc.yaml: {stage}@{key} stays as it is when {deaf} of its wiring changes"
+
+
 def test_no_orphan_configuration() -> None:
     wired = {f"configs/{p.values[0]}/{p.values[1]}.yaml" for p in ENTRIES if p.values[0] in TUNED}
     wirings = {"configs/pipeline.yaml"} | {f"configs/wirings/{w}.yaml" for w in WIRINGS if w != "pipeline"}
@@ -275,6 +287,27 @@ def test_code_that_a_stage_imports_is_declared(stage: str, key: str, item: dict)
     assert not missing, f"dvc.yaml: stage {stage} reads code that it does not declare: {missing}"
 
 
+@pytest.mark.parametrize(("stage", "key", "item"), [p for p in ENTRIES if p.values[0] in ("tokenize", "pretrain")])
+def test_a_killed_run_follows_from_the_code_that_is_declared(stage: str, key: str, item: dict) -> None:
+    """So an edit that runs the stage again never goes on from a checkpoint of the code before it."""
+    from brainfm.training import runs
+
+    named = f"models/{item['model']}.py" if stage == "pretrain" else f"codebooks/{item['codebook']}.py"
+    declared = {d for d in deps(stage, key, item) if d.startswith("brainfm/")} - {f"brainfm/stages/{stage}.py"}
+    assert declared == {f"brainfm/{part}" for part in (named, *runs.CODE)}
+
+
+def test_shards_follow_from_the_code_that_is_declared() -> None:
+    """All of it but what hands words on, and the split, which is written beside them every time."""
+    from brainfm.stages import ingest
+
+    said = {d for d in DVC["ingest"]["do"]["deps"] if d.startswith("brainfm/")}
+    beside = {"brainfm/stages/ingest.py", "brainfm/datasets", "brainfm/splits.py", "brainfm/config.py",
+              "brainfm/catalog.py"}  # fmt: skip
+    assert said - beside == {f"brainfm/{part}" for part in ingest.CODE}
+    assert beside <= said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", DVC)
 def test_code_that_a_stage_really_loads_is_declared(stage: str) -> None:
@@ -291,10 +324,14 @@ def test_code_that_a_stage_really_loads_is_declared(stage: str) -> None:
 @pytest.mark.parametrize("name", WIRINGS)
 @pytest.mark.parametrize("stage", ["audit", "report"])
 def test_a_wiring_audits_and_reports_all_that_it_makes(stage: str, name: str) -> None:
+    """The report shows what results took, too; the audit reads no cost, and neither of them codes."""
+    unread = ("data/codes", *(("data/results/cost",) if stage == "audit" else ()))
     made = [
-        outs(made_by, key, item or {})[0]
+        out
         for made_by in ("tokenize", "pretrain", "decode", "transfer")
         for key, item in (WIRINGS[name].get(made_by) or {}).items()
+        for out in outs(made_by, key, item or {})
+        if not any(within(out, folder) for folder in unread)
     ]
     for key, item in (WIRINGS[name].get(stage) or {}).items():
         missing = [o for o in made if not any(within(o, d) for d in deps(stage, key, item))]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from brainfm.audit import Audit, audit, near, segmented
+from brainfm.audit import Audit, audit
 from brainfm.evaluations import few_shot, retrieval
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import Windows, open_shards
+from brainfm.shards.spans import near, segmented
 from brainfm.shards.twins import duplicates, merged
 from brainfm.shards.write import write_shard
 from brainfm.stages import audit as stage
@@ -60,6 +62,7 @@ class Project:
         split |= {"animals/m//": "train", "animals/n//": "test"}
         self.split = split
         self.rule: dict | None = {"test_subjects": 2}
+        self.weights = b"trained once"
         self.card = {
             "windows": {"train": self.span("a1", "a2", "b1", "b2"), "val": self.span("c1")}, "tokenizer": None,
         }  # fmt: skip
@@ -87,6 +90,9 @@ class Project:
         sums = {r.id: r.checksum for r in open_shards(self.shards).recordings}
         model, result = self.root / "models/luna_tiny", self.root / "task.json"
         model.mkdir(parents=True, exist_ok=True)
+        (model / "model.safetensors").write_bytes(self.weights)
+        for said in (self.card, self.result):
+            said.setdefault("model_checksum", sha256(self.weights).hexdigest())
         for said in filter(None, (self.card, self.card["tokenizer"], self.result)):
             used = [k for side in said["windows"].values() if isinstance(side, dict) for k in side]
             said.setdefault("checksums", {k: sums.get(k, "") for k in used})
@@ -358,6 +364,39 @@ def gone_since(p: Project) -> None:
     (p.shards / "made_up/sub-b.h5").unlink()
 
 
+def finetuned_on_the_test(p: Project) -> None:
+    """A decoder that was trained further on the very seconds it is scored on."""
+    p.split["made_up/d/1/"] = "test"
+    p.card["windows"]["finetuned"] = p.span("d1", start=9.0)
+
+
+def finetuned_on_the_wrong_side(p: Project) -> None:
+    p.card["windows"]["finetuned"] = p.span("d2")
+
+
+def tokenizer_finetuned_on_the_test(p: Project) -> None:
+    p.card["tokenizer"] = {"windows": {"train": {}, "val": {}, "finetuned": p.span("e2", start=6.0)}, "tokenizer": None}
+
+
+def finetuned_on_a_held_out_device(p: Project) -> None:
+    for subject in "ad":
+        under_a_cap(p, subject)
+    p.card["windows"] = {"train": p.span("b1"), "val": {}, "finetuned": p.span("a1")}
+    p.result["held_out_devices"] = ["cap"]
+
+
+def trained_again_since(p: Project) -> None:
+    """The model, and its card with it; the result is of the weights before."""
+    p.found()
+    p.weights = b"trained twice"
+    p.card["model_checksum"] = sha256(p.weights).hexdigest()
+
+
+def weights_of_another_card(p: Project) -> None:
+    p.found()
+    p.weights = b"copied from elsewhere"
+
+
 def without_checksum(p: Project) -> None:
     p.found()
     del p.result["checksums"]["made_up/d/1/"]
@@ -385,6 +424,7 @@ STIMULI = "no stimulus is on both sides"
 FRAMES = "no frame of data is on both sides, under whatever name"
 FILES = "no raw file is on both sides, under whatever name"
 SAME = "the shards are those that the models and results were made from"
+WEIGHTS = "the models that lie there are those that their cards and the results speak of"
 CARDS = "every result says what its model and its calibration saw"
 SPLIT = "split files keep sessions together, and people where their rule holds out people"
 
@@ -429,6 +469,12 @@ PLANTED: list[tuple[Callable[[Project], None], str, str]] = [
     (changed_since_the_tokenizer, SAME, "luna_tiny's tokenizer: made_up/a/2/ has changed since"),
     (gone_since, SAME, "luna_tiny: made_up/b/1/ has changed since"),
     (without_checksum, SAME, "transfer task: nothing proves which data made_up/d/1/ were"),
+    (finetuned_on_the_test, OVERLAP, "task's test and luna_tiny's finetuned windows: made_up/d/1/ from 9.000"),
+    (finetuned_on_the_wrong_side, SIDE, "luna_tiny: made_up/d/2/ is on the 'test' side; expected train or val"),
+    (tokenizer_finetuned_on_the_test, PERSONS, "tokenizer's finetuned windows: person made_up/e is on both sides"),
+    (finetuned_on_a_held_out_device, SIDE, "its model luna_tiny saw made_up/a/1/ of the held-out device cap"),
+    (trained_again_since, WEIGHTS, "transfer task is not of the weights of luna_tiny: others lie there now"),
+    (weights_of_another_card, WEIGHTS, "the card of luna_tiny is not of the weights of luna_tiny: others lie"),
     (no_card, CARDS, "its model another has no card"),
     (person_on_two_sides, SPLIT, "person made_up/c is on the sides test, val"),
     (session_on_two_sides, SPLIT, "session made_up/c/1 is on the sides test, val"),
@@ -586,6 +632,25 @@ def test_a_card_that_does_not_say_what_it_saw_is_refused(project: Project) -> No
         audit(project.shards, [path.parent], [])
 
 
+def test_a_record_that_does_not_say_of_which_weights_it_is_proves_nothing(project: Project) -> None:
+    project.run()
+    model, result = project.root / "models/luna_tiny", project.root / "task.json"
+    for path in (model / "card.json", result):
+        said = json.loads(path.read_text())
+        del said["model_checksum"]
+        path.write_text(json.dumps(said))
+    found = {c.what: c.leaks for c in audit(project.shards, [model], [result]).checks if c.leaks}
+    assert found == {WEIGHTS: [
+        "the card of luna_tiny does not say of which weights of luna_tiny it is; run pretrain again",
+        "transfer task does not say of which weights of luna_tiny it is; run transfer again",
+    ]}  # fmt: skip
+    project.run()
+    (model / "model.safetensors").unlink()
+    (leaks,) = [c.leaks for c in audit(project.shards, [model], [result]).checks if c.leaks]
+    assert len(leaks) == 2
+    assert all("model.safetensors is missing" in leak for leak in leaks)
+
+
 def test_stage_prints_what_it_checked_and_fails_on_a_leak(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -606,6 +671,7 @@ def test_stage_prints_what_it_checked_and_fails_on_a_leak(
     assert f"LEAK {PERSONS}" in capsys.readouterr().out
     kept = json.loads((project.root / "data/results/audit/made.json").read_text())
     assert kept["passed"] is False
+    assert kept["results"] == {f"{project.root.name}/task.json": sha256(result.read_bytes()).hexdigest()}
     assert "luna_tiny, train and val" in kept["splits"]
     assert {"what", "pairs", "of", "leaks", "warnings", "unchecked"} == set(kept["checks"][0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +38,9 @@ def project(tmp_path: Path) -> Path:
     audits = tmp_path / "data/results/audit"
     audits.mkdir()
     for name, passed, key in (("good", True, "luna"), ("bad", False, "omni")):
+        held = sha256((tmp_path / f"data/results/transfer/{key}.json").read_bytes()).hexdigest()
         said = {"passed": passed, "splits": [f"transfer {key}, train and test", "transfer lunatic, train and test"]}
-        (audits / f"{name}.json").write_text(json.dumps(said))
+        (audits / f"{name}.json").write_text(json.dumps({**said, "results": {f"transfer/{key}.json": held}}))
     return tmp_path
 
 
@@ -65,6 +66,31 @@ def test_rows_of_one_split_are_paired_across_files(project: Path) -> None:
     assert omni.difference["wilcoxon_p"] == pytest.approx(statistics.wilcoxon(d).p)
     expected = statistics.holm([r.difference["wilcoxon_p"] for r in others])
     assert [r.difference["holm_p"] for r in others] == pytest.approx(expected)
+
+
+def test_the_t_test_of_two_files_is_corrected_by_their_folds(project: Path) -> None:
+    """A fit for each of four pairs of people, each fitted on the six others and two strangers."""
+    spans, who = [[0.0, 4.0]], [f"test_data_eeg/s{i:02d}" for i in range(8)]
+    pairs = [who[i : i + 2] for i in range(0, 8, 2)]
+    folds = [
+        {
+            "train": {f"{p}//{run}": spans for p in who[1:] if p not in pair for run in "12"},
+            "val": {f"{p}//1": spans for p in (*who[:1], "test_data_eeg/t0", "test_data_eeg/t1") if p not in pair},
+            "test": {f"{p}//{run}": spans for p in pair for run in "12"},
+        }
+        for pair in pairs
+    ]
+    for name in ("luna", "omni"):
+        change(project, name, folds=folds)
+    found = rows(project, "luna", "omni")
+    assert (found[0].folds, found[0].n_train) == (pairs, 8.0)
+    omni = next(r for r in found if r.method == "omni_small: probe")
+    means = np.array([np.mean([omni.people[p] - found[0].people[p] for p in pair]) for pair in pairs])
+    assert omni.difference["t_p"] == pytest.approx(statistics.corrected_t(means, 8, 2).p)
+    for name in ("luna", "omni"):
+        change(project, name, folds=folds * 2)  # a person in several fits, as where blocks of time are scored
+    again = next(r for r in rows(project, "luna", "omni") if r.method == "omni_small: probe")
+    assert (again.folds, np.isnan(again.difference["t_p"])) == ([], True)
 
 
 @pytest.mark.parametrize(
@@ -202,11 +228,31 @@ def test_where_a_row_comes_from(project: Path) -> None:
     luna, omni = (next(r for r in rows(project, "luna", "omni") if r.key == key) for key in ("luna", "omni"))
     assert luna.commit == commit
     assert luna.config == str(project / "configs/transfer/luna.yaml")
-    assert (luna.audit, luna.audit_passed) == (str(project / "data/results/audit/good.json"), True)
+    assert (luna.audit, luna.audited) == (str(project / "data/results/audit/good.json"), "passed")
     assert luna.seed == 3
-    assert (omni.commit, omni.config, omni.audit_passed) == ("", "", False)
+    assert (omni.commit, omni.config, omni.audited) == ("", "", "not passed")
     second = rows(project, "second")[0]
-    assert (second.audit, second.audit_passed) == ("", None)
+    assert (second.audit, second.audited) == ("", "none")
+
+
+def test_an_audit_of_other_bytes_is_stale(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """The result was made again, or the audit is of a time when it did not say what it looked at."""
+    change(project, "luna", seed=4)
+    (found,) = {r.audited for r in rows(project, "luna")}
+    assert found == "stale"
+    out = project / "compared.html"
+    compare.run([project / "data/results/transfer/luna.json"], out, False, None)
+    assert "STALE" in capsys.readouterr().out
+    assert '<span class="bad">stale</span>' in out.read_text()
+    assert ">passed</span>" not in out.read_text()
+    audits = project / "data/results/audit"
+    held = sha256((project / "data/results/transfer/luna.json").read_bytes()).hexdigest()
+    for passed, says in ((True, "passed"), (False, "not passed")):
+        (audits / "later.json").write_text(json.dumps({"passed": passed, "results": {"transfer/luna.json": held}}))
+        assert {r.audited for r in rows(project, "luna")} == {says}
+    (audits / "later.json").unlink()
+    (audits / "good.json").write_text(json.dumps({"passed": True, "splits": ["transfer luna, train and test"]}))
+    assert {r.audited for r in rows(project, "luna")} == {"stale"}
 
 
 def test_folders_give_their_results_alone(project: Path) -> None:
@@ -216,7 +262,7 @@ def test_folders_give_their_results_alone(project: Path) -> None:
         compare.files([project / "data/results/audit"])
     with pytest.raises(ValueError, match="is not a result"):
         compare.files([project / "data/results/audit/good.json"])
-    with pytest.raises(FileNotFoundError, match="is missing"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         compare.files([project / "nowhere.json"])
 
 

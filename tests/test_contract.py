@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -211,8 +212,10 @@ def test_trains_a_step(case: Case) -> None:
 def test_saves_and_loads(case: Case, tmp_path: Path) -> None:
     folder = case.pretrained.save(tmp_path / "model")
     loaded = checkpoint.load(folder)
+    held = sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert (loaded.config, loaded.facts, loaded.card) == (
-        json.loads(json.dumps(case.pretrained.config)), case.pretrained.facts, case.pretrained.card,
+        json.loads(json.dumps(case.pretrained.config)), case.pretrained.facts,
+        {**case.pretrained.card, "model_checksum": held},
     )  # fmt: skip
     own, other = case.pretrained.model.state_dict(), loaded.model.state_dict()
     assert own.keys() == other.keys()
@@ -229,7 +232,8 @@ def test_saving_again_replaces_the_model(case: Case, tmp_path: Path) -> None:
     (tmp_path / ".model.part/rubbish").touch()
     fresh = case.pretrained.untrained(5)
     fresh.save(tmp_path / "model")
-    assert checkpoint.load(tmp_path / "model").card == {"untrained": True}
+    held = sha256((tmp_path / "model/model.safetensors").read_bytes()).hexdigest()
+    assert checkpoint.load(tmp_path / "model").card == {"untrained": True, "model_checksum": held}
     saved = ["README.md", "card.json", "config.json", "model.safetensors"]
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == saved
     assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -21,9 +21,11 @@ from pathlib import Path
 
 import pytest
 
+from brainfm import catalog
 from brainfm.recording import Recording
 from brainfm.shards.ingest import PARTS, Ingested, ingest
 from brainfm.shards.read import open_shards
+from brainfm.stages import ingest as stage
 from brainfm.stages.ingest import units_of
 
 HERE = Path(__file__).parent
@@ -112,6 +114,24 @@ def test_what_differs_is_made_again(raw: Path, tmp_path: Path) -> None:
     (out / "sub-s1.h5").write_bytes(whole[: len(whole) // 2])
     assert run(raw, out, gain=2e-6, code="2").written == of("s1")
     assert (out / "sub-s1.h5").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "name", ["shards/write.py", "recording.py", "hdf.py", "modalities/filters.py", "datasets/download.py"]
+)
+def test_an_edit_of_code_that_decides_the_bytes_makes_shards_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copytree(catalog.PACKAGE, tmp_path / "brainfm", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(catalog, "PACKAGE", tmp_path / "brainfm")
+    own = tmp_path / "brainfm/datasets/sim_eeg.py"
+    before = stage._code(own)
+    for other in ("models/luna.py", "datasets/sim_meg.py"):
+        (tmp_path / "brainfm" / other).write_text("CARD = fetch = recordings = None\n")
+    assert stage._code(own) == before
+    path = tmp_path / "brainfm" / name
+    path.write_text(path.read_text() + "# edited\n")
+    assert stage._code(own) != before
 
 
 def test_a_subject_that_is_gone_leaves_with_its_shard(raw: Path, tmp_path: Path) -> None:

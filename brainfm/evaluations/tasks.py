@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from brainfm import catalog, config
+from brainfm.checksums import sha256
 from brainfm.shards.read import Corpus, Windows, open_shards
 from brainfm.training import checkpoint
 
@@ -34,7 +35,8 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
     keywords = config.keywords(
         module.run, settings["evaluation"], f"{where}: evaluation", ("model", "train", "test", "seed")
     )
-    model = checkpoint.load(root / "data/models" / wired["model"])
+    folder = root / "data/models" / wired["model"]
+    model = checkpoint.load(folder)
     corpus = open_shards(root / "data/shards" / wired["data"])
     train, test = select(corpus, settings["windows"], f"{where}: windows")
     print(
@@ -46,6 +48,7 @@ def evaluate(stage: str, key: str, seed: int, root: Path = Path()) -> dict[str, 
     recordings = [w.recordings[r] for w in (train, test) for r in set(w.recording.tolist())]
     result |= {
         "stage": stage, "key": key, "task": settings["title"] or key, "model": wired["model"],
+        "model_checksum": sha256(folder / checkpoint.WEIGHTS),
         "evaluation": wired["evaluation"], "dataset": ", ".join(sorted({r.dataset for r in recordings})),
         "simulated": any(r.simulated for r in recordings),
         "seed": seed,
@@ -62,7 +65,8 @@ def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, 
     """Training and test windows from a `windows:` block.
 
     `train:` and `test:` choose recordings by words of their headers, or are lists of such choices, joined; the rest
-    says how they are cut: `trials:` with `tmin_s`, `tmax_s` and `labels`, or `length_s` with `stride_s`.
+    says how they are cut: `trials:` with `tmin_s`, `tmax_s`, `labels` and `align` (as in `Corpus.trials`), or
+    `length_s` with `stride_s`.
     """
     config.check_blocks(given, (*SIDES, "trials", "length_s", "stride_s"), where)
     missing = [side for side in SIDES if side not in given]
@@ -73,12 +77,12 @@ def select(corpus: Corpus, given: dict[str, Any], where: str) -> tuple[Windows, 
     parts = [_chosen(corpus, given[side] or {}) for side in SIDES]
     if "trials" in given:
         cut = given["trials"]
-        config.check_blocks(cut, ("tmin_s", "tmax_s", "labels"), f"{where}: trials")
+        config.check_blocks(cut, ("tmin_s", "tmax_s", "labels", "align"), f"{where}: trials")
         if not {"tmin_s", "tmax_s"} <= set(cut):
             raise config.ConfigError(
                 f"{where}: trials: expected tmin_s and tmax_s (seconds); got {', '.join(cut) or 'none'}"
             )
-        found = [p.trials(cut["tmin_s"], cut["tmax_s"], cut.get("labels")) for p in parts]
+        found = [p.trials(cut["tmin_s"], cut["tmax_s"], cut.get("labels"), cut.get("align")) for p in parts]
     else:
         found = [p.windows(given["length_s"], given.get("stride_s")) for p in parts]
     return found[0], found[1]

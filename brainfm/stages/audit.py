@@ -4,6 +4,7 @@ from pathlib import Path
 
 from brainfm import config
 from brainfm.audit import Audit, audit
+from brainfm.checksums import sha256
 from brainfm.evaluations.tasks import write_result
 
 #: Warnings, gaps and leaks of a check that are printed; the file has them all.
@@ -19,19 +20,36 @@ def run(key: str, root: Path = Path()) -> None:
 
     Raises:
         LeakageError: with the leaks that were found.
+        FileNotFoundError: where a model or result is not there yet, with the verb that makes it.
     """
     wired = config.wiring("audit", key, root / "configs")
-    found = audit(root / wired["shards"], model_paths(root, key), result_paths(root, key))
+    results = result_paths(root, key)
+    _made(root, key, results)
+    found = audit(root / wired["shards"], model_paths(root, key), results)
     show(found)
     leaks = sum(len(check.leaks) for check in found.checks)
     written = {
-        "passed": not leaks, "splits": [s.name for s in found.splits], "checks": [vars(c) for c in found.checks],
+        "passed": not leaks, "results": {f"{p.parent.name}/{p.name}": sha256(p) for p in results},
+        "splits": [s.name for s in found.splits], "checks": [vars(c) for c in found.checks],
     }  # fmt: skip
     out = root / f"data/results/audit/{key}.json"
     write_result(out, written)
     if leaks:
         listed = [f"{x} ({check.what})" for check in found.checks for x in _first(check.leaks)]
         raise LeakageError(f"audit {key} found {leaks} leaks, all in {out}\n" + "\n".join(f"  {x}" for x in listed))
+
+
+def _made(root: Path, key: str, results: list[Path]) -> None:
+    """Raise FileNotFoundError where a model or result of the wiring is not there yet."""
+    lacking = [p for p in model_paths(root, key) if not (p / "card.json").exists()]
+    lacking += [p for p in results if not p.exists()]
+    if lacking:
+        first, tokenizers = lacking[0], config.keys("tokenize", key, root / "configs")
+        verb = first.parent.name if first.suffix else "tokenize" if first.name in tokenizers else "pretrain"
+        raise FileNotFoundError(
+            f"{first} is not there yet ({len(lacking)} models and results of the wiring {key} are not): run `brainfm "
+            f"{verb} {first.stem}` first, or all stages with `make repro`"
+        )
 
 
 def show(found: Audit) -> None:

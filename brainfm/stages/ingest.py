@@ -1,15 +1,17 @@
 """ingest: a dataset's files, or any recordings at a path → one shard per subject, and the split beside them."""
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from brainfm import catalog, config, splits
+from brainfm import catalog, checksums, config, splits
 from brainfm.shards.ingest import Ingested, Unit, ingest
 
 BLOCKS = ("recordings", "split")
+
+#: Code that decides the bytes of a shard, beside that of datasets: where it changes, recordings are made again.
+CODE = ("modalities", "readers", "shards", "recording.py", "hdf.py", "checksums.py")
 
 
 class IngestError(RuntimeError):
@@ -126,7 +128,6 @@ def _said(name: str, done: Ingested, out: Path) -> Ingested:
 
 
 def _code(*own: Path) -> str:
-    """Hash of the code that makes recordings: a dataset's file, what datasets share, readers and modalities."""
+    """Hash of the code that decides a shard's bytes: `CODE`, a dataset's own file, and what datasets share."""
     shared = [f for f in (catalog.PACKAGE / "datasets").glob("*.py") if "CARD" not in catalog.defined(f)]
-    parts = [f for folder in ("modalities", "readers") for f in (catalog.PACKAGE / folder).glob("*.py")]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in (*own, *sorted(shared), *sorted(parts)))).hexdigest()
+    return checksums.of_code([*own, *shared, *(catalog.PACKAGE / part for part in CODE)])

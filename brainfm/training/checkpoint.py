@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from brainfm import catalog
+from brainfm.checksums import sha256
 from brainfm.shards.read import Windows
 from brainfm.tokens import Facts, TokenBatch
 from brainfm.training import model_card
@@ -44,7 +45,8 @@ class Pretrained:
         model: the network, in evaluation mode.
         config: `kind` ("models" or "codebooks"), `name`, `keywords` of build, `codebook` where one is inside.
         facts: what it was built from.
-        card: data, subjects, intervals and checksums that it saw, preprocessing, licences, metrics, seed.
+        card: data, subjects, intervals and checksums that it saw, preprocessing, licences, metrics, seed; one that
+            was loaded also has `model_checksum`, the sha256 of the file of weights that it lay beside.
     """
 
     # a network of the catalogue: nn.Module with encode, typed Any because torch types every attribute Tensor | Module
@@ -128,9 +130,10 @@ class Pretrained:
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write a model's card, in one step."""
+    """Write a model's card, in one step, with the sha256 of the weights that lie in the folder as `model_checksum`."""
     part = folder / f".{CARD}.part"
-    part.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    tied = {**card, "model_checksum": sha256(folder / WEIGHTS)}
+    part.write_text(json.dumps(tied, indent=1, sort_keys=True) + "\n")
     os.replace(part, folder / CARD)
 
 

@@ -28,8 +28,10 @@ from brainfm.training.curves import join_curves, last_values, loggers
 from brainfm.training.data import ShardData
 from brainfm.training.optimisers import decaying, summed, warmed_cosine
 
-#: File that says which run a working folder belongs to.
-STAMP = "recipe.sha256"
+#: File that says which run a working folder belongs to: a hash of each part of its recipe.
+STAMP = "recipe.json"
+#: The checkpoint that a killed run goes on from.
+LAST = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,11 @@ def train(
     Args:
         model, objectives: trained together. data: what to train on. settings: how.
         seed: of the steps. work: folder for checkpoints and curves, kept until the caller removes it.
-        recipe: everything that the run follows from; another one starts anew.
+        recipe: everything that the run follows from, by part; another one starts anew and says which part differs.
     """
-    mark = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()
-    last, curves, earlier = work / "last.ckpt", work / "csv" / "metrics.csv", work / "earlier.csv"
+    parts = {part: json.dumps(said, sort_keys=True, default=str) for part, said in sorted(recipe.items())}
+    mark = json.dumps({part: hashlib.sha256(said.encode()).hexdigest() for part, said in parts.items()}, indent=1)
+    last, curves, earlier = work / LAST, work / "csv" / "metrics.csv", work / "earlier.csv"
     if first_rank():
         _prepare(work, mark, earlier, curves)
     else:
@@ -227,7 +230,11 @@ def train(
             callbacks=[
                 *averaged,
                 ModelCheckpoint(
-                    work, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False
+                    work,
+                    filename=Path(LAST).stem,
+                    every_n_train_steps=every,
+                    save_top_k=1,
+                    enable_version_counter=False,
                 ),
                 _Lines(settings.steps) if quiet else RichProgressBar(),
                 clock,
@@ -261,12 +268,21 @@ def _prepare(work: Path, mark: str, earlier: Path, curves: Path) -> None:
     """Clear the folder of a run with another recipe, and put the curves of this run's last attempt aside."""
     stamp = work / STAMP
     if not stamp.exists() or stamp.read_text() != mark:
+        if (work / LAST).exists():
+            print(f"{work} holds a run that broke off, of another {_differing(stamp, mark)}: it starts anew")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         stamp.write_text(mark)
     if curves.exists():
         join_curves(earlier, curves)
         shutil.move(curves, earlier)
+
+
+def _differing(stamp: Path, mark: str) -> str:
+    """The parts of a recipe that are not those of a stamp; "recipe" where the stamp does not tell."""
+    before, now = json.loads(stamp.read_text()) if stamp.exists() else {}, json.loads(mark)
+    parts = [part for part in sorted(before.keys() | now.keys()) if before.get(part) != now.get(part)]
+    return " and ".join(parts) if before else "recipe"
 
 
 def _await(stamp: Path, mark: str, patience_s: float = 120.0) -> None:

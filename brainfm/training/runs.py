@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from brainfm import catalog, config
+from brainfm import catalog, checksums, config
 from brainfm.shards.codes import CodeCorpus, StoredCodes, open_codes
 from brainfm.shards.read import Corpus, Windows, open_shards
 from brainfm.shards.stored import rate
@@ -26,6 +26,13 @@ from brainfm.training.data import ShardData, parts
 from brainfm.training.pretraining import Settings, first_rank, train
 
 BLOCKS = ("model", "objectives", "training", "windows")
+
+#: Code that a run follows from, beside its network's own file: a killed run does not go on where it has changed. The
+#: same that dvc.yaml declares, see `tests/test_architecture.py`.
+CODE = (
+    "codebooks", "layers", "objectives", "training", "shards", "hdf.py", "tokens.py", "recording.py", "config.py",
+    "catalog.py", "checksums.py",
+)  # fmt: skip
 
 
 def sides(corpus: Corpus | CodeCorpus, length_s: float, stride_s: float | None = None, shortest_s: float | None = None,
@@ -146,7 +153,10 @@ def train_and_save(
         "config": described,
         "settings": settings,
         "seed": seed,
-        "data": {r.id: r.checksum for r in seen.recordings},
+        "code": checksums.of_code(catalog.PACKAGE / part for part in (f"{kind}/{name}.py", *CODE)),
+        "training data": {r.id: r.checksum for r in train_rows.recordings},
+        "validation data": {r.id: r.checksum for r in val_rows.recordings},
+        "tokenizer": checksums.sha256(data / TOKENIZER / checkpoint.WEIGHTS) if inner else None,
     }
     if first_rank():
         print(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
+from brainfm import catalog
 from brainfm.config import ConfigError
 from brainfm.models import luna
 from brainfm.objectives.masked_patches import MaskedPatches
@@ -26,7 +28,7 @@ from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import Windows, open_shards
 from brainfm.shards.write import write_shard
 from brainfm.tokens import Facts, TokenBatch
-from brainfm.training import augment
+from brainfm.training import augment, runs
 from brainfm.training.batches import Batcher, WindowDataset
 from brainfm.training.checkpoint import Pretrained
 from brainfm.training.data import PassSampler, RankSampler, ShardData, StepSampler, parts
@@ -459,6 +461,55 @@ def test_a_configuration_sets_passes_balance_and_augmentations(windows: Windows,
     assert done.card["steps"] == math.ceil(2 * math.ceil(rows / 4) / 2)
     assert done.card["settings"]["training"]["augment"] == {"time_shift": {"max_s": 0.1}}
     assert configured(windows, tmp_path / "again", balance="class").card["steps"] == 3
+
+
+@pytest.fixture
+def recipe_of(windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict]:
+    """A function that gives the recipe of a run, by a copy of the package; nothing is trained."""
+    found: list[dict] = []
+
+    def noted(*given: object) -> None:
+        found.append(given[-1])
+        raise ConnectionAbortedError("nothing is trained")
+
+    def recipe() -> dict:
+        with pytest.raises(ConnectionAbortedError):
+            configured(windows, tmp_path)
+        return found[-1]
+
+    shutil.copytree(catalog.PACKAGE, tmp_path / "brainfm", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(catalog, "PACKAGE", tmp_path / "brainfm")
+    monkeypatch.setattr(runs, "train", noted)
+    return recipe
+
+
+@pytest.mark.usefixtures("split")
+@pytest.mark.parametrize(
+    "name", ["objectives/masked_patches.py", "models/luna.py", "training/optimisers.py", "tokens.py"]
+)
+def test_an_edit_of_the_code_is_another_recipe(recipe_of: Callable[[], dict], tmp_path: Path, name: str) -> None:
+    before = recipe_of()
+    assert recipe_of() == before
+    for other in ("models/ndt.py", "report/page.py"):
+        (tmp_path / "brainfm" / other).write_text("another")
+    assert recipe_of() == before
+    path = tmp_path / "brainfm" / name
+    path.write_text(path.read_text() + "# edited\n")
+    now = recipe_of()
+    assert [part for part in now if now[part] != before[part]] == ["code"]
+
+
+def test_recordings_of_both_sides_are_in_the_recipe(recipe_of: Callable[[], dict], windows: Windows) -> None:
+    ids = [r.id for r in windows.recordings]
+    path = windows.recordings[0].path.parent / "split.json"
+    path.write_text(json.dumps({"recordings": {**dict.fromkeys(ids, "train"), ids[-1]: "val"}}))
+    try:
+        recipe = recipe_of()
+    finally:
+        path.unlink()
+    sums = {r.id: r.checksum for r in windows.recordings}
+    assert recipe["validation data"] == {ids[-1]: sums.pop(ids[-1])}
+    assert recipe["training data"] == sums
 
 
 @pytest.mark.usefixtures("split")

@@ -190,11 +190,19 @@ def test_a_run_that_had_ended_is_not_trained_again(windows: Windows, tmp_path: P
     assert again[1].metrics["val/loss"] == pytest.approx(calm[1].metrics["val/loss"])
 
 
-def test_another_recipe_starts_anew(windows: Windows, tmp_path: Path) -> None:
+def test_another_recipe_starts_anew_and_says_so(
+    windows: Windows, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(ConnectionAbortedError):
-        run(windows, tmp_path / "work", last=7)
-    again = run(windows, tmp_path / "work", seed=2)
+        run(windows, tmp_path / "work", last=7, code="as it was", seed=1)
+    capsys.readouterr()
+    again = run(windows, tmp_path / "work", code="edited", seed=1)
+    said = f"{tmp_path / 'work'} holds a run that broke off, of another code: it starts anew"
+    assert said in capsys.readouterr().out
     assert_same(run(windows, tmp_path / "calm"), again)
+    assert "broke off" not in capsys.readouterr().out
+    run(windows, tmp_path / "work", code="edited", seed=1)
+    assert "broke off" not in capsys.readouterr().out
 
 
 def test_the_loss_falls(windows: Windows, tmp_path: Path) -> None:
