@@ -1,7 +1,7 @@
 """Intervals, paired tests and effect sizes. The unit is what a claim generalises over: mostly a person.
 
 With few people no paired test can reject, whatever the data: the smallest two-sided p of `wilcoxon` and `sign_flip_p`
-is `smallest_p(n)`, 0.0625 with five people and 0.031 with six. `corrected_t` and Holm's correction make it larger.
+is `smallest_p(n)`, 0.0625 with five people and 0.031 with six. Holm's correction makes it larger.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from scipy import stats
 
 #: Up to so many people the signed-rank and sign-flip tests count every assignment of signs.
 EXACT_RANKS, EXACT_FLIPS = 200, 16
+#: Scores that differ by less than this share of the largest are equal: sums in another order differ a little.
+TIE = 1e-9
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -91,12 +93,15 @@ def interval(
 def permutation_p(observed: float, null: np.ndarray) -> float:
     """One-sided p-value: how often chance does as well, counting the observation itself (Phipson & Smyth 2010).
 
+    Equal up to rounding counts, as where a permutation makes the same design again; so does NaN.
+
     Args:
-        observed: the score.
-        null: `(permutation,)` scores under permuted labels.
+        observed: the score. null: `(permutation,)` scores under permuted labels.
     """
     null = np.asarray(null, float)
-    return float((1 + np.sum(null >= observed)) / (1 + null.size))
+    known = np.abs(np.append(null, observed))
+    close = TIE * known[np.isfinite(known)].max(initial=0.0)
+    return float((1 + np.sum(~(null < observed - close))) / (1 + null.size))
 
 
 class Tested(NamedTuple):
@@ -140,16 +145,17 @@ def wilcoxon(differences: np.ndarray) -> Tested:
     return Tested(smaller / 2, min(1.0, 2 * float(share[: smaller + 1].sum())))
 
 
-def corrected_t(differences: np.ndarray, n_train: int, n_test: int) -> Tested:
+def corrected_t(differences: np.ndarray, n_train: float, n_test: float) -> Tested:
     """Corrected resampled t-test, two-sided (Nadeau & Bengio 2003, Machine Learning 52, sections 3 and 4).
 
     For scores of a model that was fitted several times on overlapping training sets. Their variance is taken as
     `(1 / k + n_test / n_train) * var`, for the plain t-test takes them as independent and rejects too often. Assumes
-    normal differences; it is on the safe side, and with one test person per fold close to the plain one.
+    normal differences; it is on the safe side, and with one test person per fold close to the plain one. The unit is a
+    fold: people within one are averaged, and of one fit it says nothing.
 
     Args:
         differences: `(fold,)` score of one model minus another's in each resampling.
-        n_train, n_test: units in the training and the test part of a fold.
+        n_train, n_test: units in the training and the test part of a fold, on average.
 
     Returns:
         t with `k - 1` degrees of freedom, and p; NaN for one fold, p = 1 where all differences are zero.
@@ -176,7 +182,7 @@ def sign_flip_p(differences: np.ndarray, n: int = 10_000, seed: int = 0) -> floa
         differences: `(person,)`. n: draws. seed: of the draws.
     """
     d = _sample(differences)
-    observed = abs(d.sum()) * (1 - 1e-12)  # sums of the same numbers in another order differ in their last digit
+    observed = abs(d.sum()) - TIE * np.abs(d).sum()
     if len(d) <= EXACT_FLIPS:
         signs = 1 - 2 * ((np.arange(2 ** len(d))[:, None] >> np.arange(len(d))) & 1)
         return float(np.mean(np.abs(signs @ d) >= observed))
@@ -237,24 +243,26 @@ def differences(first: Mapping[str, float], second: Mapping[str, float]) -> np.n
 
 
 def contrast(
-    first: Mapping[str, float], second: Mapping[str, float], n_train: int = 0, n_test: int = 1, seed: int = 0
-) -> dict[str, Any]:
+    first: Mapping[str, float], second: Mapping[str, float], folds: Sequence[Sequence[str]] = (), n_train: float = 0,
+    seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Two methods on the same people: mean difference with its interval, two tests and two effect sizes.
 
     Args:
         first, second: person → score.
-        n_train, n_test: people in the training and test part of a fold, for `corrected_t`; without them no `t_p`.
-        seed: of the bootstrap.
+        folds: people that each fit was scored on, for `corrected_t` of the folds' means; below two no `t_p`.
+        n_train: people that a fold was fitted on, on average. seed: of the bootstrap.
 
     Returns:
         `difference`, `ci` (None for one person), `wilcoxon_p`, `t_p`, `dz`, `rank_biserial`, `n`.
     """
     d = differences(first, second)
+    means = np.array([np.mean([first[person] - second[person] for person in fold]) for fold in folds])
     return {
         "difference": float(d.mean()),
         "ci": list(bootstrap_ci(d, seed=seed)) if len(d) > 1 else None,
         "wilcoxon_p": wilcoxon(d).p if len(d) > 1 else float("nan"),
-        "t_p": corrected_t(d, n_train, n_test).p if n_train else float("nan"),
+        "t_p": corrected_t(means, n_train, len(d) / len(means)).p if len(means) > 1 else float("nan"),
         "dz": cohen_dz(d),
         "rank_biserial": rank_biserial(d),
         "n": len(d),
@@ -264,8 +272,8 @@ def contrast(
 def contrasts(
     scores: Mapping[str, Mapping[str, float]],
     against: str | None = None,
-    n_train: int = 0,
-    n_test: int = 1,
+    folds: Sequence[Sequence[str]] = (),
+    n_train: float = 0,
     seed: int = 0,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> list[dict[str, Any]]:
@@ -274,7 +282,7 @@ def contrasts(
     Args:
         scores: method → person → score.
         against: compare all others with this one; None compares every two.
-        n_train, n_test, seed: as in `contrast`.
+        folds, n_train, seed: as in `contrast`.
         pairs: compare these methods alone.
 
     Returns:
@@ -288,7 +296,7 @@ def contrasts(
         raise KeyError(f"no scores of {against!r}; there are {', '.join(scores)}")
     if pairs is None:
         pairs = list(combinations(scores, 2)) if against is None else [(against, b) for b in scores if b != against]
-    found = [{"a": a, "b": b, **contrast(scores[a], scores[b], n_train, n_test, seed)} for a, b in pairs]
+    found = [{"a": a, "b": b, **contrast(scores[a], scores[b], folds, n_train, seed)} for a, b in pairs]
     for row, p in zip(found, holm([row["wilcoxon_p"] for row in found]), strict=True):
         row["holm_p"] = float(p)
     return found

@@ -212,8 +212,9 @@ def test_images():
         metrics.ssim(np.zeros((1, 8, 8)), np.zeros((1, 8, 8)))
 
 
+@pytest.mark.reference
 def test_ssim_equals_scikit_image():
-    compared = pytest.importorskip("skimage.metrics", reason="scikit-image is no dependency; it is the reference here")
+    compared = pytest.importorskip("skimage.metrics", reason="scikit-image is no dependency: make reference")
     rng = np.random.default_rng(3)
     a, b = rng.uniform(size=(2, 24, 30))
     expected = compared.structural_similarity(

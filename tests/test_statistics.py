@@ -65,6 +65,11 @@ def test_same_seed_same_interval():
 def test_permutation_p_is_never_zero_and_uniform_under_the_null():
     assert statistics.permutation_p(2.0, np.zeros(99)) == 0.01
     assert statistics.permutation_p(0.0, np.zeros(99)) == 1
+    assert statistics.permutation_p(0.3, np.array([0.1 + 0.2, 0.1, 0.2])) == 0.5
+    assert statistics.permutation_p(0.1 + 0.2, np.array([0.3, 0.1, 0.2])) == 0.5, "equal up to rounding"
+    assert statistics.permutation_p(3e-9, np.array([3e-9 * (1 + 1e-12), 2e-9])) == 2 / 3, "at any scale"
+    assert statistics.permutation_p(0.3, np.array([np.nan, 0.1, 0.2])) == 0.5, "what cannot be compared counts"
+    assert statistics.permutation_p(np.nan, np.zeros(99)) == 1
     rng = np.random.default_rng(5)
     p = [statistics.permutation_p(*(lambda x: (x[0], x[1:]))(rng.normal(size=100))) for _ in range(2000)]
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.015)
@@ -185,15 +190,18 @@ def test_contrasts_pair_the_people_by_name():
     rng = np.random.default_rng(6)
     a, b, c = rng.uniform(0.4, 0.9, (3, 9))
     backwards = dict(reversed(people(b).items()))
-    found = statistics.contrasts({"a": people(a), "b": backwards, "c": people(c)}, n_train=8)
+    folds = [[f"d/{i}" for i in fold] for fold in ((0, 3, 8), (1, 2, 7), (4, 5, 6))]
+    found = statistics.contrasts({"a": people(a), "b": backwards, "c": people(c)}, folds=folds, n_train=8)
     assert [(r["a"], r["b"]) for r in found] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert found[0]["difference"] == pytest.approx(np.mean(a - b))
     assert found[0]["wilcoxon_p"] == pytest.approx(stats.wilcoxon(a, b).pvalue)
-    assert found[0]["t_p"] == pytest.approx(statistics.corrected_t(a - b, 8, 1).p)
+    means = np.array([(a - b)[[0, 3, 8]].mean(), (a - b)[[1, 2, 7]].mean(), (a - b)[[4, 5, 6]].mean()])
+    assert found[0]["t_p"] == pytest.approx(statistics.corrected_t(means, 8, 3).p)
     assert [r["holm_p"] for r in found] == pytest.approx(statistics.holm([r["wilcoxon_p"] for r in found]))
     one = statistics.contrasts({"a": people(a), "b": people(b), "c": people(c)}, against="b")
     assert [(r["a"], r["b"]) for r in one] == [("b", "a"), ("b", "c")]
     assert np.isnan(one[0]["t_p"])
+    assert np.isnan(statistics.contrast(people(a), people(b), [list(people(a))], 20)["t_p"]), "one fit is no resampling"
     alone = statistics.contrast({"d/1": 0.7}, {"d/1": 0.5})
     assert alone["ci"] is None
     assert alone["n"] == 1

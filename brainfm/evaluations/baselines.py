@@ -50,9 +50,10 @@ def of_signals(names: str | Sequence[str], train: Windows, test: Windows) -> tup
     return {name: (f[: len(train)], f[len(train) :]) for name, f in found.items()}, note
 
 
-def log_band_power(windows: Windows) -> np.ndarray:
+def log_band_power(windows: Windows, *, like: Windows | None = None) -> np.ndarray:
     """`(window, channel x band)` log power in the bands that lie under Nyquist, by Welch's method window by window.
 
+    Channels, and the length of segments, are those that all windows `like` share: more than these, or these where None.
     Segments are two seconds, or the shortest window, with a Hann taper and half overlap. Channels of a region are
     averaged after the logarithm.
 
@@ -60,7 +61,7 @@ def log_band_power(windows: Windows) -> np.ndarray:
         ValueError: where no band lies under Nyquist, as for fMRI; take "tangent_space" there.
     """
     sfreq = one_rate(windows)
-    segment = min(int(windows.samples.min()), round(2 * sfreq))
+    segment = min(int((windows if like is None else like).samples.min()), round(2 * sfreq))
     hertz = np.fft.rfftfreq(segment, 1 / sfreq)
     inside = [(hertz >= a) & (hertz < b) for a, b in BANDS.values() if b <= sfreq / 2]
     inside = [band for band in inside if band.any()]
@@ -74,30 +75,37 @@ def log_band_power(windows: Windows) -> np.ndarray:
         power = welch(signal, sfreq, nperseg=segment)[1]
         return np.log(np.stack([power[..., band].mean(axis=-1) for band in inside], axis=-1) + 1e-12)
 
-    return _described(windows, describe, first=True)
+    return _described(windows, describe, first=True, like=like)
 
 
-def log_power_spectrum(windows: Windows, most_hz: float = 45.0) -> np.ndarray:
+def log_power_spectrum(windows: Windows, most_hz: float = 45.0, *, like: Windows | None = None) -> np.ndarray:
     """`(window, channel x frequency)` log power from 1 to `most_hz` in steps of 1 Hz, for rhythms of known frequency.
 
     Welch's method with segments of a second, or the shortest window; channels of a region are averaged afterwards.
+    `like` as in `log_band_power`.
 
     Raises:
         ValueError: where windows are shorter than half a second or no frequency lies under Nyquist.
     """
     sfreq = one_rate(windows)
-    segment = min(int(windows.samples.min()), round(sfreq))
+    segment = min(int((windows if like is None else like).samples.min()), round(sfreq))
     hertz = np.fft.rfftfreq(segment, 1 / sfreq)
     inside = (hertz >= 1) & (hertz <= min(most_hz, 0.9 * sfreq / 2))
     if segment < sfreq / 2 or not inside.any():
         raise ValueError(
             f"windows of {segment / sfreq:g} s at {sfreq:g} Hz show no spectrum up to {most_hz:g} Hz; use longer ones"
         )
-    return _described(windows, lambda x: np.log(welch(x, sfreq, nperseg=segment)[1][..., inside] + 1e-12), first=True)
+
+    def describe(signal: np.ndarray) -> np.ndarray:
+        return np.log(welch(signal, sfreq, nperseg=segment)[1][..., inside] + 1e-12)
+
+    return _described(windows, describe, first=True, like=like)
 
 
-def downsampled_signal(windows: Windows, hz: float = 10.0) -> np.ndarray:
+def downsampled_signal(windows: Windows, hz: float = 10.0, *, like: Windows | None = None) -> np.ndarray:
     """`(window, channel x time)` the signal averaged over bins of `1 / hz` seconds: slow potentials, evoked fields.
+
+    `like` as in `log_band_power`.
 
     Raises:
         ValueError: where windows differ in length or are shorter than a bin.
@@ -107,7 +115,11 @@ def downsampled_signal(windows: Windows, hz: float = 10.0) -> np.ndarray:
     bins = int(lengths[0]) // size
     if len(lengths) > 1 or bins == 0:
         raise ValueError(f"windows of {lengths / sfreq} s; expected one length of at least {size / sfreq:g} s")
-    return _described(windows, lambda x: x[..., : bins * size].reshape(*x.shape[:-1], bins, size).mean(axis=-1))
+
+    def describe(signal: np.ndarray) -> np.ndarray:
+        return signal[..., : bins * size].reshape(*signal.shape[:-1], bins, size).mean(axis=-1)
+
+    return _described(windows, describe, like=like)
 
 
 def tangent_space(windows: Windows, shrinkage: float = 0.1) -> np.ndarray:
@@ -138,17 +150,20 @@ def binned_counts(windows: Windows, bin_s: float = 0.05, lags: int = 6) -> np.nd
         ValueError: where the recordings share no neuron.
     """
     used = windows.used
-    names = sorted(set.intersection(*(set(s.channels.name) for s in used)))
-    if not names:
-        raise ValueError(f"{len(used)} recordings share no neuron; decode each animal by itself")
-    out = np.zeros((len(windows), len(names), lags), np.float32)
+    shared = sorted(set.intersection(*(set(s.channel_ids) for s in used)))
+    if not shared:
+        raise ValueError(
+            f"{len(used)} recordings share no neuron; decode each animal by itself, and each session where its neurons "
+            "are not tracked"
+        )
+    out = np.zeros((len(windows), len(shared), lags), np.float32)
     for r in np.unique(windows.recording):
         stored, rows = windows.recordings[r], np.flatnonzero(windows.recording == r)
-        time, neuron = stored.spikes(0, stored.duration + 1)
+        ids, (time, neuron) = stored.channel_ids, stored.spikes(0, stored.duration + 1)
         end = (windows.start[rows] + windows.samples[rows]) / rate(stored)
         edges = end[:, None] + bin_s * np.arange(-lags, 1)
-        for column, name in enumerate(names):
-            own = time[neuron == stored.channels.name.index(name)]
+        for column, name in enumerate(shared):
+            own = time[neuron == ids.index(name)]
             out[rows, column] = np.diff(np.searchsorted(own, edges), axis=1)
     return out.reshape(len(windows), -1)
 
@@ -193,9 +208,14 @@ def montage(windows: Windows) -> tuple[dict[int, np.ndarray], str]:
     )
 
 
-def shared_signals(windows: Windows, size: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Row numbers, weights of the recording, and signals `(window, channel, time)` in typical amplitudes, in groups."""
-    weights = montage(windows)[0]
+def shared_signals(
+    windows: Windows, size: int = 256, *, like: Windows | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Row numbers, weights of the recording, and signals `(window, channel, time)` in typical amplitudes, in groups.
+
+    Weights are those of `montage(like)`, windows of the same recordings and more; of these windows where None.
+    """
+    weights = montage(windows if like is None else like)[0]
     for r in np.unique(windows.recording):
         stored = windows.recordings[r]
         gain = np.array([1 / TYPICAL[k] for k in stored.channels.kind], np.float32)[:, None]
@@ -206,10 +226,12 @@ def shared_signals(windows: Windows, size: int = 256) -> Iterator[tuple[np.ndarr
                 yield part, weights[int(r)], signal * gain
 
 
-def _described(windows: Windows, describe, first: bool = False) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _described(  # type: ignore[no-untyped-def]
+    windows: Windows, describe, first: bool = False, like: Windows | None = None
+) -> np.ndarray:
     """`describe` of each window's shared channels, flattened; `first` describes channels, then averages regions."""
     out: np.ndarray | None = None
-    for rows, weights, signal in shared_signals(windows):
+    for rows, weights, signal in shared_signals(windows, like=like):
         if first:
             found = np.einsum("sc,wcf->wsf", weights, describe(signal))
         else:

@@ -16,7 +16,7 @@ import numpy as np
 from brainfm import catalog
 from brainfm.evaluations import baselines, continuous, place_decoder, protocol
 from brainfm.evaluations.continuous import Fitting
-from brainfm.evaluations.regression import block_of, traces, with_target
+from brainfm.evaluations.regression import block_of, least_squares, ridge, traces, with_target
 from brainfm.metrics import r2
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
@@ -47,6 +47,7 @@ def run(
     from_scratch: bool = True,
     linear_bins: int = 6,
     bin_s: float = 0.05,
+    beside: Sequence[str] = (),
 ) -> dict:
     """R2 of the covariate over blocks, for the network fine-tuned and for baselines under the same cuts.
 
@@ -70,6 +71,8 @@ def run(
         batch_size, learning_rate, weight_decay: of both. keep_neurons: see `continuous.Fitting`.
         from_scratch: whether to train the network with fresh weights as well, which doubles the time.
         linear_bins, bin_s: spike history of the linear decoders.
+        beside: covariates that a ridge reads over the same history, each by itself ("ridge on dff"), such as the dF/F
+            that events were inferred from.
 
     Raises:
         ValueError: for fewer than two blocks, people who are on one side only, or a network that has seen what is to be
@@ -82,16 +85,17 @@ def run(
         (train, taught), (test, truth) = (
             moving_only(w, y, target, moving) for w, y in ((train, taught), (test, truth))
         )
-    unseen(model, test)
+    protocol.unseen(test, model.card)
     cuts = folds(train, test, blocks, gap_s)
     how = Fitting(steps, batch_size, learning_rate, weight_decay, keep_neurons)
     made = [catalog.load_class("objectives", n)(**(k or {})) for n, k in (objectives or {}).items()]
     history = _both(train, test, bin_s, linear_bins)
+    others = {name: [covariate_history(w, name, bin_s * linear_bins) for w in (train, test)] for name in beside}
     whole = _both(train, test, float(train.samples[0] / rate(train.recordings[train.recording[0]])), 1)
     is_place = truth.shape[1] <= 2 and target == "position"
     people, other = train.of("person"), test.of("person")
     starts = {"score": model, **({"from scratch": model.untrained(seed)} if from_scratch else {})}
-    encodes = not (steps and continuous.reads_out(model, target))
+    encodes = not (steps and continuous.reads_out(model, target, at))
     guesses: dict[str, np.ndarray] = {}
 
     def say(name: str, rows: np.ndarray, guess: np.ndarray) -> None:
@@ -105,22 +109,24 @@ def run(
             for name, start in starts.items():
                 copy = continuous.knowing(start, here, seed + number)
                 if name == "from scratch" and encodes:
-                    say("untrained", b, _ridge(copy.features(here), y, copy.features(there)))
+                    say("untrained", b, ridge(copy.features(here), y, copy.features(there)))
                 if made and unlabelled_steps:
                     spikes = continuous.Unlabelled(here, made)
                     continuous.pretext(copy, spikes, replace(how, steps=unlabelled_steps), seed + number)
                 if name == "score" and encodes:
                     encoded = copy.features(here), copy.features(there)
-                    say("encodings", b, _ridge(encoded[0], y, encoded[1]))
-                    say("time-shifted", b, _ridge(encoded[0], shifted, encoded[1]))
+                    say("encodings", b, ridge(encoded[0], y, encoded[1]))
+                    say("time-shifted", b, ridge(encoded[0], shifted, encoded[1]))
                 if steps:
                     readout = continuous.tuned(copy, here, y, how, seed + number, name=target, at=at)
                     say(name, b, continuous.predicted(copy, readout, there))
             if not encodes:
-                say("time-shifted", b, _ridge(x, shifted, x_test))
+                say("time-shifted", b, ridge(x, shifted, x_test))
             say("mean", b, np.broadcast_to(y.mean(axis=0), (len(b), y.shape[1])))
-            say("ridge", b, _ridge(x, y, x_test))
-            say("Wiener", b, _least_squares(x, y, x_test))
+            say("ridge", b, ridge(x, y, x_test))
+            say("Wiener", b, least_squares(x, y, x_test))
+            for name, (known, asked) in others.items():
+                say(f"ridge on {name}", b, ridge(*_filled(known[a], y, asked[b])))
             if is_place:
                 say("naive Bayes", b, place_decoder.fit(whole[0][a], y).predict(whole[1][b]))
     every = {"pretrained": guesses.pop("score") if steps else guesses["encodings"], **guesses}
@@ -186,23 +192,6 @@ def folds(train: Windows, test: Windows, blocks: int, gap_s: float | None = None
     return out
 
 
-def unseen(model: Pretrained, test: Windows) -> None:
-    """Check that no tested second is among those that the network, or its tokenizer, was trained or validated on.
-
-    Raises:
-        ValueError: naming a recording that is.
-    """
-    asked = test.intervals()
-    for seen in protocol.seen_windows(model.card):
-        for key in sorted(asked.keys() & seen.keys()):
-            if any(a < stop and start < b for a, b in asked[key] for start, stop in seen[key]):
-                raise ValueError(
-                    f"the network or its tokenizer has {key} among the windows of its training or validation, and "
-                    "blocks of it are to be scored; pretrain on other recordings: every block trains the network on "
-                    "the others itself"
-                )
-
-
 def per_block(
     guesses: dict[str, np.ndarray], truth: np.ndarray, rows: list[np.ndarray]
 ) -> dict[str, list[list[float]]]:
@@ -242,13 +231,38 @@ def _both(train: Windows, test: Windows, bin_s: float, bins: int) -> tuple[np.nd
     return found[: len(train)], found[len(train) :]
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
-    return protocol.fit_ridge(x, y).predict(x_test)
+def covariate_history(windows: Windows, name: str, seconds: float) -> np.ndarray:
+    """`(window, sample x feature)` of a covariate: its samples that end in the last `seconds` of each window.
+
+    NaN where there is none.
+
+    Raises:
+        KeyError: for a covariate that a recording does not have.
+        ValueError: where recordings differ in its rate or width, so that columns mean different things, or `seconds`
+            hold no sample of it.
+    """
+    series = {int(r): windows.recordings[r].aligned(name) for r in np.unique(windows.recording)}
+    forms = {(x.sfreq, x.values.shape[1]) for x in series.values()}
+    if len(forms) != 1:
+        said = ", ".join(f"{width} at {sfreq:g} Hz" for sfreq, width in sorted(forms))
+        raise ValueError(f"{name!r} has columns and rates that differ between recordings: {said}; decode each alone")
+    sfreq, width = forms.pop()
+    samples = int(seconds * sfreq + 1e-6)
+    if not samples:
+        raise ValueError(f"{seconds:g} s of history hold no sample of {name!r} at {sfreq:g} Hz; take more linear_bins")
+    out = np.full((len(windows), samples, width), np.nan, np.float32)
+    for r, x in series.items():
+        rows = np.flatnonzero(windows.recording == r)
+        end = (windows.start[rows] + windows.samples[rows]) / rate(windows.recordings[r])
+        last = np.floor((end - x.start) * sfreq + 1e-6).astype(int)
+        index = last[:, None] + np.arange(-samples, 0)
+        there = (index >= 0) & (index < len(x.values))
+        out[rows] = np.where(there[:, :, None], x.values[index.clip(0, len(x.values) - 1)], np.nan)
+    return out.reshape(len(windows), -1)
 
 
-def _least_squares(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
-    """Linear regression without a penalty: the Wiener filter."""
-    mean, level = x.mean(axis=0), y.mean(axis=0)
-    one = (x - mean).astype(float)
-    with protocol.threads().limit(limits=1):
-        return (x_test - mean) @ (np.linalg.pinv(one.T @ one, hermitian=True) @ (one.T @ (y - level))) + level
+def _filled(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `ridge` takes, with the training mean where a value is missing, 0 where there is none at all."""
+    known = np.isfinite(x)
+    mean = np.where(known, x, 0.0).sum(axis=0) / known.sum(axis=0).clip(1)
+    return np.where(known, x, mean), y, np.where(np.isfinite(x_test), x_test, mean)

@@ -12,8 +12,6 @@ Which method is the result's `score` is said by the configuration before anythin
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -24,12 +22,13 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from brainfm.evaluations import few_shot, method_scores, protocols
+from brainfm.evaluations import method_scores, protocols
 from brainfm.evaluations import protocol as shared
-from brainfm.evaluations.methods import adaptation, classical, scratch
-from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials, choose
+from brainfm.evaluations.methods import adaptation, classical, defaults, scratch
+from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials, choose, finite
 from brainfm.evaluations.methods.tuned import rates
 from brainfm.evaluations.protocols import Calibration
+from brainfm.evaluations.shots import SHOTS, Drawn, after_shots, drawn_shots, possible_shots
 from brainfm.metrics import confusion
 from brainfm.shards.read import Windows
 from brainfm.training import checkpoint
@@ -41,8 +40,6 @@ PERMUTED = "permuted labels"
 FRESH_RATES = rates(1e-3, 3e-4, 3e-3, 1e-4, 1e-2)
 #: Modes whose network stays as it is, so that its encodings are made once for all sides.
 FROZEN = (*adaptation.LINEAR, "attentive")
-#: Shots → draws → rows of all people of a side.
-Drawn = dict[int, list[np.ndarray]]
 
 
 @dataclass
@@ -58,6 +55,7 @@ class Entry:
         chances: `(scored row, class)`, side after side. repeats: the same after further permutations of the control.
         curve: shots → draws of class numbers `(scored row,)`.
         seconds: of fitting, a side on average. decode_ms: of a window, from its signals on. trained: parameters.
+            None where the method does not say.
     """
 
     method: Method
@@ -71,8 +69,8 @@ class Entry:
     repeats: list[np.ndarray] = field(default_factory=list)
     curve: dict[int, list[np.ndarray]] = field(default_factory=dict)
     seconds: float = 0.0
-    decode_ms: float = 0.0
-    trained: int = 0
+    decode_ms: float | None = None
+    trained: int | None = None
 
     def of_side(self, number: int) -> Setting:
         """The setting of a side."""
@@ -90,9 +88,9 @@ def run(
     blocks: int = 5,
     calibration: dict[str, Any] | None = None,
     adapt: Sequence[str] = ("probe", "finetune"),
-    untrained: Sequence[str] = ("probe",),
-    baselines: Sequence[str] = ("majority", "log_band_power"),
-    networks: Sequence[str] = (),
+    untrained: Sequence[str] | None = None,
+    baselines: Sequence[str] | None = None,
+    networks: Sequence[str] | None = None,
     shots: Sequence[int] = (),
     curves: Sequence[str] = (),
     draws: int = 3,
@@ -111,10 +109,11 @@ def run(
         seed: of folds, spared people, fresh weights, steps, draws and bootstrap.
         protocol: a name of `protocols.PROTOCOLS`. folds, blocks, calibration: see `protocols.sides`.
         adapt: adaptation modes (`adaptation.ADAPT`) of the pretrained network; the first is the result's score.
-        untrained: modes that the same network with fresh weights goes through.
-        baselines: methods on the signals, see `classical.classical`.
-        networks: models that are trained from scratch on the channels that all recordings share, see `scratch`.
-        shots: trials per class of a new person, for `few-shot`; 0 is always among them.
+        untrained: modes that the same network with fresh weights goes through; those of `adapt` where None.
+        baselines: methods on the signals, see `classical.classical`. networks: models that are trained from scratch on
+            the channels that all recordings share, see `scratch`. All that fit the data where None, see `defaults`.
+        shots: trials per class of a new person, for `few-shot`; 0 is always among them. `shots.SHOTS` where none is
+            named, as far as everyone has so many.
         curves: names of the methods that go through the shots; all but controls where empty.
         draws: random choices of those trials, averaged; the same for every method.
         permutations: of the labels for the control, averaged: where classes lie far apart one permutation finds nearly
@@ -122,8 +121,12 @@ def run(
         tries: settings that each method may try.
         steps, batch_size, validations, patience: of everything that is trained by gradient, see `finetuning.Tuning`.
 
+    A method that cannot be fitted here, or diverged in all its settings, is not in the table: `failed` says why. Only
+    the score's own failure ends the comparison.
+
     Raises:
-        ValueError: where people, sessions or labels do not allow the protocol, or a tested person was pretrained on.
+        ValueError: where people, sessions or labels do not allow the protocol, a tested person was pretrained on, or
+            the method whose score it is cannot be fitted.
         KeyError: for an unknown method, with the nearest name.
     """
     _counts(draws=draws, permutations=permutations, tries=tries, steps=steps, batch_size=batch_size,
@@ -133,8 +136,13 @@ def run(
     trials, parts, first = protocols.sides(
         protocol, train, test, seed=seed, folds=folds, blocks=blocks, calibration=Calibration.given(calibration)
     )
-    _strangers(model, trials, parts, protocol)
-    looking = [w for w in (*adapt, *untrained) if w in adaptation.ALIGNED] + [b for b in baselines if "recentred" in b]
+    parts, note = protocols.scorable(trials, parts)
+    note += _strangers(model, trials, parts, protocol)
+    untrained = adapt if untrained is None else untrained
+    baselines = defaults.baselines(trials, protocol) if baselines is None else baselines
+    networks, short = defaults.networks(trials, seed) if networks is None else (networks, "")
+    aligned = [word for word in dict.fromkeys((*adapt, *untrained)) if word in adaptation.ALIGNED]
+    looking = aligned + [name for name in baselines if "recentred" in name]
     if looking and protocol == "zero-shot":
         raise ValueError(
             f"{', '.join(looking)} look at a new person's windows, and zero-shot uses none; leave them out"
@@ -146,28 +154,40 @@ def run(
         raise ValueError(f"curves: {sorted(unknown)} are not compared; there are {', '.join(entries)}")
     for name, entry in entries.items():
         entry.curved = name in curves if curves else entry.kind != "control"
-    kept, note = _possible(trials, parts, shots)
-    if looking and protocol != "unlabelled-calibration":
+    kept, fewer = possible_shots(trials, parts, shots or (SHOTS if protocol == "few-shot" else ()))
+    note += short + fewer
+    if looking and protocol not in ("unlabelled-calibration", *protocols.OWN_PAST):
         note += f" Transductive, for they look at all windows of a tested person without labels: {', '.join(looking)}."
-    drawn = [_drawn(trials, side, kept, draws, seed) for side in parts]
+    drawn = [drawn_shots(trials, side, kept, draws, seed) for side in parts]
+    choosing, failed = parts if protocol in protocols.OWN_PAST else [first], dict[str, str]()
     for name, entry in track(entries.items(), "Methods", total=len(entries), transient=True):
         started = time.perf_counter()
-        choosing = parts if protocol in protocols.OWN_PAST else [first]
-        for side in choosing:
-            setting, losses = choose(entry.method, entry.trials, side, tries, seed)
-            entry.settings.append(setting)
-            entry.losses.append(losses)
-        _fit(entry, parts, drawn, seed)
-        if name == PERMUTED:
-            entry.repeats = [_again(entry, trials, parts, seed + n) for n in range(1, permutations)]
-        print(f"  {name}: {time.perf_counter() - started:.0f} s")
+        try:
+            for side in choosing:
+                setting, losses = choose(entry.method, entry.trials, side, tries, seed)
+                entry.settings.append(setting)
+                entry.losses.append(losses)
+            _fit(entry, parts, drawn, seed)
+            if name == PERMUTED:
+                entry.repeats = [_again(entry, trials, parts, seed + n) for n in range(1, permutations)]
+        except ValueError as error:
+            if name == next(iter(entries)):
+                raise ValueError(f"{name}, whose score this is, cannot be fitted: {error}") from error
+            failed[name] = str(error)
+            note += f" {name} is not in the table: {error}."
+        print(f"  {name}: {time.perf_counter() - started:.0f} s{' failed: ' * (name in failed)}{failed.get(name, '')}")
+    entries = {name: entry for name, entry in entries.items() if name not in failed}
     budget = {"tries": tries, "steps": steps, "batch_size": batch_size, "validations": validations,
               "patience": patience}  # fmt: skip
-    return _result(entries, trials, parts, drawn, seed, protocol, budget, note)
+    found = _result(entries, trials, parts, drawn, seed, protocol, budget, note)
+    return {**found, "failed": failed} if failed else found
 
 
-def _strangers(model: Pretrained, trials: Trials, parts: Sequence[Side], protocol: str) -> None:
+def _strangers(model: Pretrained, trials: Trials, parts: Sequence[Side], protocol: str) -> str:
     """Check that pretraining saw no scored person, or within a person none of the scored recordings.
+
+    Returns:
+        A sentence where the network's card does not say what it saw, so that nothing can be checked; "" elsewhere.
 
     Raises:
         ValueError: naming whom it saw.
@@ -177,12 +197,15 @@ def _strangers(model: Pretrained, trials: Trials, parts: Sequence[Side], protoco
         seen = {key for intervals in shared.seen_windows(model.card) for key in intervals}
         both = sorted(seen & {s.id for s in scored.used})
     else:
-        both = sorted(set(shared.seen_people(model.card)) & set(scored.of("person").tolist()))
+        seen = set(shared.seen_people(model.card))
+        both = sorted(seen & set(scored.of("person").tolist()))
     if both:
         raise ValueError(
             f"pretraining saw {', '.join(both[:3])}, which {protocol} is to score; pretrain without them, or choose "
             "others for test:"
         )
+    blank = not seen and not model.card.get("untrained")
+    return " Nothing proves whom the network saw in pretraining: its card names nobody." if blank else ""
 
 
 def _entries(
@@ -239,40 +262,37 @@ def _fit(entry: Entry, parts: Sequence[Side], drawn: Sequence[Drawn], seed: int)
         started = time.perf_counter()
         fitted = entry.method.fit(entry.trials, side, entry.of_side(number), seed)
         entry.seconds += (time.perf_counter() - started) / len(parts)
-        chances.append(fitted.predict_proba(side.test))
+        chances.append(finite(fitted.predict_proba(side.test)))
         if not number:
-            entry.trained = getattr(fitted, "trained", 0)
-            entry.decode_ms = _decode_ms(entry, fitted, side, seed)
+            entry.trained = getattr(fitted, "trained", None)
+            entry.decode_ms = _decode_ms(entry, fitted, side)
         for k, sets in shots.items() if entry.curved else ():
             draws.setdefault(k, [[] for _ in sets])
             for draw, rows in enumerate(sets):
-                draws[k][draw].append(_after_shots(fitted, entry.trials, side, rows, chances[-1], seed + draw))
+                draws[k][draw].append(after_shots(fitted, entry.trials, side, rows, chances[-1], seed + draw))
     if entry.adapt in FROZEN or not entry.method.stops_early:  # features were there already; others make theirs in fit
-        entry.seconds += 1e-3 * entry.decode_ms * float(np.mean([len(p.taught) for p in parts]))
+        entry.seconds += 1e-3 * (entry.decode_ms or 0.0) * float(np.mean([len(p.taught) for p in parts]))
     entry.chances = np.concatenate(chances)
     entry.curve = {k: [np.concatenate(guesses) for guesses in sets] for k, sets in draws.items()}
 
 
-def _decode_ms(entry: Entry, fitted: Any, side: Side, seed: int, most: int = 32) -> float:
+def _decode_ms(entry: Entry, fitted: Any, side: Side, most: int = 32) -> float | None:
     """Milliseconds that a window takes from its signals to its class, of up to `most` windows of each class.
 
-    What was made of them before is not used. A decoder without a network is also fitted to them, for its features
-    cannot be made apart: a little too much.
+    What was made of them before is not used. None where the fitted method cannot be asked for other trials (`on`).
     """
-    trials, method = entry.trials, entry.method
+    trials = entry.trials
     labels = trials.labels[side.test]
-    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:most] for c in np.unique(labels)]))
-    if len(np.unique(labels)) < 2 or getattr(method, "batches", None) is not None:  # in memory, as batches
+    rows = side.test[np.sort(np.concatenate([np.flatnonzero(labels == c)[:most] for c in np.unique(labels)]))]
+    if getattr(entry.method, "batches", None) is not None:  # in memory, as batches
         started = time.perf_counter()
-        fitted.predict_proba(side.test[rows])
+        fitted.predict_proba(rows)
+    elif hasattr(fitted, "on"):
+        alone = trials.part(rows)
+        started = time.perf_counter()
+        fitted.on(alone).predict_proba(np.arange(len(rows)))
     else:
-        alone = Trials(trials.windows.take(side.test[rows]), trials.seed)
-        started = time.perf_counter()
-        if hasattr(fitted, "on"):
-            fitted.on(alone).predict_proba(np.arange(len(rows)))
-        else:
-            every = np.arange(len(rows))
-            method.fit(alone, Side(every, every[:0], every), entry.of_side(0), seed).predict_proba(every)
+        return None
     return 1e3 * (time.perf_counter() - started) / len(rows)
 
 
@@ -280,47 +300,7 @@ def _again(entry: Entry, trials: Trials, parts: Sequence[Side], seed: int) -> np
     """`(scored row, class)` of the control after another permutation of the labels."""
     permuted = trials.permuted(np.random.default_rng(seed))
     fits = [entry.method.fit(permuted, side, entry.of_side(i), seed) for i, side in enumerate(parts)]
-    return np.concatenate([f.predict_proba(side.test) for f, side in zip(fits, parts, strict=True)])
-
-
-def _after_shots(
-    fitted: Any, trials: Trials, side: Side, rows: np.ndarray, before: np.ndarray, seed: int
-) -> np.ndarray:
-    """Class numbers of the side's test rows, each person's from a copy that has learnt that person's shots."""
-    guess = before.argmax(axis=1)
-    for person in np.unique(trials.people[rows]) if len(rows) else ():
-        asked = trials.people[side.test] == person
-        own = fitted.adapted(rows[trials.people[rows] == person], seed)
-        guess[asked] = own.predict_proba(side.test[asked]).argmax(axis=1)
-    return guess
-
-
-def _possible(trials: Trials, parts: Sequence[Side], shots: Sequence[int]) -> tuple[list[int], str]:
-    """The numbers of shots that every person can give, and a sentence on those that are left out."""
-    if not shots:
-        return [], ""
-    rows = np.concatenate([p.shots for p in parts])
-    people = {p for part in parts for p in trials.people[part.test].tolist()}
-    most = min(
-        int(np.sum((trials.people[rows] == p) & (trials.labels[rows] == c)))
-        for p in people
-        for c in range(len(trials.classes))
-    )
-    asked = sorted({0, *shots})
-    kept = [k for k in asked if k <= most]
-    return kept, "" if kept == asked else (
-        f" Shots {sorted(set(asked) - set(kept))} are left out: someone can give only {most} trials of a class."
-    )
-
-
-def _drawn(trials: Trials, side: Side, shots: Sequence[int], draws: int, seed: int) -> Drawn:
-    """For each number of shots, draws of that many rows per class and person of the side."""
-    pool = np.zeros(len(trials), bool)
-    pool[side.shots] = True
-    return {
-        k: [few_shot.drawn(trials.labels, trials.people, pool, k, seed + d) for d in range(draws if k else 1)]
-        for k in shots
-    }
+    return np.concatenate([finite(f.predict_proba(side.test)) for f, side in zip(fits, parts, strict=True)])
 
 
 def _result(
@@ -330,18 +310,18 @@ def _result(
     """The result file's fields (docs/results.md)."""
     rows = np.concatenate([p.test for p in parts])
     windows = trials.windows
-    who, truth = trials.people[rows], trials.labels[rows]
+    truth = trials.labels[rows]
     own_past = protocol in protocols.OWN_PAST
     trained = windows.take([] if own_past else np.unique(np.concatenate([p.taught for p in parts])))
     if not own_past and len(parts) > 1:  # people of the test side train in one another's folds: the folds say so
-        tested = np.unique(who)
+        tested = np.unique(trials.people[rows])
         trained = trained.take(~np.isin(trained.of("person"), tested))
     kinds = {name: (e.kind, e.adapt) for name, e in entries.items()}
     guesses = {name: e.chances.argmax(axis=1) for name, e in entries.items()}
-    scored = {name: method_scores.scored(who, truth, guess, seed) for name, guess in guesses.items()}
+    scored = {name: method_scores.scored(trials, rows, guess, seed) for name, guess in guesses.items()}
     for name, e in entries.items():
         if e.repeats:
-            more = [method_scores.scored(who, truth, x.argmax(axis=1), seed) for x in e.repeats]
+            more = [method_scores.scored(trials, rows, x.argmax(axis=1), seed) for x in e.repeats]
             scored[name] = shared.mean_scored([scored[name], *more], seed)
     table = [
         {
@@ -353,8 +333,8 @@ def _result(
         for name, e in entries.items()
     ]  # fmt: skip
     main = next(iter(entries))
-    people = [[len(np.unique(trials.people[r])) for r in (p.taught, p.test)] for p in parts]
-    n_train, n_test = (0, 1) if own_past else (round(float(n)) for n in np.mean(people, axis=0))
+    folds = [] if own_past else [np.unique(trials.people[p.test]).tolist() for p in parts]
+    n_train = float(np.mean([len(np.unique(trials.people[p.taught])) for p in parts]))
     names = trials.classes
     said = (
         f"{main} of the pretrained network is the score. Each method had {budget['tries']} settings to try, chosen by "
@@ -374,9 +354,9 @@ def _result(
         **result,
         "protocol": protocol,
         "methods": table,
-        "pairs": method_scores.pairs(kinds, scored, n_train, n_test, seed),
+        "pairs": method_scores.pairs(kinds, scored, folds, n_train, seed),
         "budget": budget,
-        "split_id": _split_id(trials, parts),
+        "split_id": protocols.split_id(trials, parts),
         "confusion": {"labels": names, "counts": confusion(word[truth], word[guesses[main]], names).tolist()},
         "folds": [
             {k: windows.take(r).intervals() for k, r in (("train", p.fit), ("val", p.val), ("test", p.test))}
@@ -384,20 +364,8 @@ def _result(
         ],
         **({"within_session": True} if protocol == "within-session" else {}),
         **({"same_people": True} if own_past else {}),
-        **method_scores.curves(kinds, {n: e.curve for n, e in entries.items()}, who, truth, seed),
+        **method_scores.curves(kinds, {n: e.curve for n, e in entries.items()}, trials, rows, seed),
         "cost": {
             name: {"seconds": e.seconds, "decode_ms": e.decode_ms, "trained": e.trained} for name, e in entries.items()
         },
     }  # fmt: skip
-
-
-def _split_id(trials: Trials, parts: Sequence[Side]) -> str:
-    """A hash of who was fitted, spared and scored: results with the same one may be put side by side."""
-    keys = [
-        (trials.windows.recordings[r].id, int(a), int(n), str(label))
-        for r, a, n, label in zip(
-            trials.windows.recording, trials.windows.start, trials.windows.samples, trials.windows.label, strict=True
-        )
-    ]
-    described = [[sorted(keys[i] for i in rows) for rows in side] for side in parts]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]

@@ -109,7 +109,8 @@ def run(
         parts = [attended(one, w, per_bin * trace_s, size) for w in few]
         tensor = stacked([_pairs(x) for x in _same_neurons(parts, names, len(active.names))])
         found[name] = decomposed(tensor, active.names, rank, largest, seed)
-    label = {name: np.concatenate(_labels(one, names, seed)) for name, one in found.items()}
+    parted = {name: _labels(one, names, seed) for name, one in found.items()}
+    label = {name: np.concatenate(of_animals) for name, of_animals in parted.items()}
     owner, true = np.repeat(people, [len(t) for t in truth]), np.concatenate(truth)
     kept = true != NONE
     owner, true = owner[kept], true[kept]
@@ -129,7 +130,12 @@ def run(
         **out,
         "ci_over": "subjects" if out["ci_over"] == "subjects" else "neurons",
         "p": permutation_p(own.score, null),
-        "components": {name: _told(one, people, names, seed) for name, one in found.items()},
+        "null": np.round(np.sort(null), 4).tolist(),
+        "graph": {
+            "subject": people[0], "neurons": names[0], "affinity": np.round(_graph(seen, 0, names[0]), 4).tolist(),
+            "found": parted["pretrained"][0].tolist(), "true": truth[0].tolist(),
+        },
+        "components": {name: _told(one, people, parted[name]) for name, one in found.items()},
         "traces": _times(active, seen, per_bin * trace_s),
         "matrices": [
             _drawn(f"true groups, {people[0]}", _same(truth[0]), names[0]),
@@ -142,7 +148,7 @@ def run(
                 for r in range(min(2, active.components.rank))
             ),
         ],
-    }
+    }  # fmt: skip
 
 
 def nmi(true: np.ndarray, found: np.ndarray) -> float:
@@ -209,17 +215,19 @@ def _pairs(matrices: np.ndarray) -> np.ndarray:
 
 def _labels(found: Connectome, names: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]:
     """`(neuron,)` community of the neurons of each animal, in its own order."""
+    return [communities(_graph(found, animal, own), seed) for animal, own in enumerate(names)]
+
+
+def _graph(found: Connectome, animal: int, own: Sequence[str]) -> np.ndarray:
+    """`(neuron, neuron)` mean affinity of an animal's own neurons over time."""
     column = {x: i for i, x in enumerate(found.names)}
-    labels = []
-    for animal, own in enumerate(names):
-        rows = [column[x] for x in own]
-        labels.append(communities(found.animal(animal)[np.ix_(rows, rows)], seed))
-    return labels
+    rows = [column[x] for x in own]
+    return found.animal(animal)[np.ix_(rows, rows)]
 
 
-def _told(found: Connectome, people: Sequence[str], names: Sequence[Sequence[str]], seed: int) -> dict:
+def _told(found: Connectome, people: Sequence[str], labels: Sequence[np.ndarray]) -> dict:
     """What a result says of a connectome."""
-    sizes = {p: len(set(label.tolist())) for p, label in zip(people, _labels(found, names, seed), strict=True)}
+    sizes = {p: len(set(label.tolist())) for p, label in zip(people, labels, strict=True)}
     return {
         "rank": found.components.rank, "explained": found.components.explained, "agreement": found.agreement,
         "sizes": found.components.sizes.tolist(), "p": found.p.tolist(), "p_explained": found.p_explained,

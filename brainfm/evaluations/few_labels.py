@@ -90,7 +90,7 @@ def run(
         train, taught = blocks.moving_only(train, taught, target, moving)
         test, truth = blocks.moving_only(test, truth, target, moving)
     test, truth = test.take(np.arange(0, len(test), test_every)), truth[::test_every]
-    blocks.unseen(model, test)
+    protocol.unseen(test, model.card)
     cuts, shown = (
         blocks.folds(x, test, blocks_of_time, gap_s) if blocks_of_time else whole(x, test) for x in (train, responses)
     )

@@ -142,15 +142,14 @@ def run(
 def halves(windows: Windows, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """`(window,)` True for the trials that shots come from, and for those that are tested: earlier and later half.
 
-    The cut is made by time within each person and class; of an odd number the test half takes the middle one. Trials
-    that `sharing` finds are in neither.
+    The cut is made by time (`protocol.rows_in_time`) within each person and class; of an odd number the test half takes
+    the middle one. Trials that `sharing` finds are in neither.
     """
     pool = np.zeros(len(windows), bool)
-    people, ids = windows.of("person"), windows.of("id")
+    people, in_time = windows.of("person"), protocol.rows_in_time(windows)
     for person in np.unique(people):
         for label in classes:
-            rows = np.flatnonzero((people == person) & (windows.label == label))
-            rows = rows[np.lexsort((windows.start[rows], ids[rows]))]
+            rows = in_time[((people == person) & (windows.label == label))[in_time]]
             pool[rows[: len(rows) // 2]] = True
     return pool & ~sharing(windows, ~pool), ~pool
 

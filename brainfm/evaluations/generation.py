@@ -197,11 +197,15 @@ def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def glm(network: Any, animal: Animal, bins: int) -> np.ndarray:
-    """`(window, neuron)` expected counts by a Poisson GLM per neuron, from the past of all neurons and covariates."""
+    """`(window, neuron)` expected counts by a Poisson GLM per neuron, from the past of all neurons and covariates.
+
+    A covariate that is missing in a window counts as its mean over the training windows.
+    """
     x, shown = (_features(network, w, bins) for w in (animal.known, animal.windows))
     y = counted(animal.known, network.past_s, network.past_s + network.current_s)[:, 0]
-    scaler = StandardScaler().fit(x)
-    x, shown = scaler.transform(x), scaler.transform(shown)
+    there = np.isfinite(x).any(axis=0)
+    scaler = StandardScaler().fit(x[:, there])  # it passes over what is missing, which is then 0: the training mean
+    x, shown = (np.nan_to_num(scaler.transform(each[:, there])) for each in (x, shown))
     cut = len(x) - max(1, len(x) // 5)
     active = np.flatnonzero(y[:cut].sum(axis=0) > 0)
     error = np.zeros(len(ALPHA))
@@ -229,17 +233,19 @@ def _bounded(rates: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _features(network: Any, windows: Windows, bins: int) -> np.ndarray:
     """`(window, feature)`: counts of all neurons in parts of the past, means of covariates over past and current state.
 
-    Covariates that the network predicts, and does not see, are left out; what is missing counts as 0.
+    Covariates that the network predicts, and does not see, are left out; NaN where no sample is known.
     """
     parts = [counted(windows, 0.0, network.past_s, bins).reshape(len(windows), -1)]
     names = tuple(network.value)
     batch = Batcher(aligned=names)(windows)
     for name in names:
-        series = np.nan_to_num(batch.aligned[name].double().numpy())
+        series = np.ma.masked_invalid(batch.aligned[name].double().numpy())
         cut = min(
             series.shape[1] - 1, max(1, round(series.shape[1] * network.past_s / (network.past_s + network.current_s)))
         )
-        parts += [part.mean(axis=1) for part in (series[:, :cut], series[:, cut:]) if part.shape[1]]
+        parts += [
+            np.ma.filled(part.mean(axis=1), np.nan) for part in (series[:, :cut], series[:, cut:]) if part.shape[1]
+        ]
     return np.concatenate(parts, axis=1)
 
 
@@ -313,7 +319,7 @@ def _animals(network: Any, train: Windows, test: Windows, most: int, psth_s: flo
     found = {}
     for person in sorted(set(test.of("person").tolist())):
         known, windows = (_in_order(w.take(w.of("person") == person)) for w in (train, test))
-        tables = {tuple(w.recordings[r].channels.name) for w in (known, windows) for r in np.unique(w.recording)}
+        tables = {tuple(s.channel_ids) for w in (known, windows) for s in w.used}
         if not len(known) or len(tables) != 1:
             raise ValueError(
                 f"{person} has {len(known)} training windows and {len(tables)} tables of neurons; the GLM needs "

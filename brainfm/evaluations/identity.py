@@ -21,6 +21,7 @@ from brainfm.evaluations.methods.trials import Trials
 from brainfm.metrics import balanced_accuracy, confusion
 from brainfm.recording import TYPICAL
 from brainfm.shards.read import Windows
+from brainfm.statistics import smallest_p
 from brainfm.training.batches import ArrayDataset
 from brainfm.training.checkpoint import Pretrained
 
@@ -118,6 +119,7 @@ def run(
             "identity", "balanced accuracy", main.scored, main.chance, compared, train, test, seed, _note(identity)
         ),
         "p": main.p,
+        "p_over": main.p_over,
         "confusion": {
             "labels": classes,
             "counts": confusion(words[trials.labels[asked.asked]], words[main.guess], classes).tolist(),
@@ -288,7 +290,14 @@ def says(identity: dict) -> list[str]:
     found = []
     label_is = f"{label['score']:.2f}, chance {label['chance']:.2f}"
     subject_is = f"{subject['score']:.2f}, chance {subject['chance']:.2f}"
-    if knows and not reads:
+    least = smallest_p(label["n_people"]) if label["p_over"] == "people" else 0.0
+    if least > LEVEL:
+        found.append(
+            f"Whether what people never seen do can be read is open ({label_is}): each recording is one condition, and "
+            f"{label['n_people']} people cannot give a p below {least:.3f}. Who a person is "
+            f"{'can' if knows else 'cannot'} be read ({subject_is})."
+        )
+    elif knows and not reads:
         found.append(
             f"Identity without the label: who a person is can be read ({subject_is}), what people never seen do is not "
             f"read above chance ({label_is})."

@@ -7,13 +7,12 @@ people never seen. All are logistic regression on standardised features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from brainfm.evaluations import protocol
+from brainfm.evaluations import chance, protocol
 from brainfm.evaluations.methods.trials import Trials
 from brainfm.evaluations.protocol import CLASSIFIER_C, Scored
 from brainfm.metrics import accuracy, balanced_accuracy
@@ -23,8 +22,6 @@ from brainfm.statistics import bootstrap_ci, permutation_p
 
 #: Share of each recording's time that is fitted where the same people are asked later.
 EARLY = 0.6
-#: Permutations of the truth behind a p-value.
-PERMUTATIONS = 999
 
 
 @dataclass(frozen=True)
@@ -33,25 +30,24 @@ class Probed:
 
     Attributes:
         scored: mean over people of its balanced accuracy (label) or of the share of right windows (subject).
-        chance: what guessing scores. p: how often permuted truth does as well, for the same predictions.
-        p_shifted: how often the truth shifted round in time within each person does as well, which keeps that
-            neighbouring windows are alike; None for the subject.
+        chance: what guessing scores. p: how easily chance does as well, for the same predictions.
+        p_over: what chance exchanges: for the label see `chance.py`; for the subject windows among all people.
         predict: the fitted pipeline. guess: `(window,)` of the scored windows.
     """
 
     scored: Scored
     chance: float
     p: float
-    p_shifted: float | None
+    p_over: str
     predict: Pipeline = field(repr=False)
     guess: np.ndarray = field(repr=False)
 
     def entry(self) -> dict:
         """As it stands in a result."""
         return {
-            **self.scored.entry(), "chance": self.chance, "p": self.p, "n_people": len(self.scored.per_subject),
-            "n_windows": self.scored.n_trials, "per_subject": self.scored.per_subject,
-            **({} if self.p_shifted is None else {"p_shifted": self.p_shifted}),
+            **self.scored.entry(), "chance": self.chance, "p": self.p, "p_over": self.p_over,
+            "n_people": len(self.scored.per_subject), "n_windows": self.scored.n_trials,
+            "per_subject": self.scored.per_subject,
         }  # fmt: skip
 
     def minus(self, other: Probed, seed: int) -> dict:
@@ -102,11 +98,11 @@ class Probes:
         fitted = protocol.fit_linear(
             features[fit], (labels if taught is None else taught)[fit], people[fit], self.seed, penalty or self.penalty
         )
-        guess, truth, who = fitted.predict(features[test]), labels[test], people[test]
-        found = protocol.scored(balanced_accuracy, who, truth, guess, self.seed)
-        rng = np.random.default_rng(self.seed)
-        p, p_shifted = (_p(_scores(truth, guess, who, mix, rng)) for mix in (_permuted, _shifted))
-        return Probed(found, 1 / len(self.trials.classes), p, p_shifted, fitted, guess)
+        guess, truth, asked = fitted.predict(features[test]), labels[test], self.trials.windows.take(test)
+        found = chance.scored(balanced_accuracy, asked, truth, guess, self.seed)
+        classes = len(self.trials.classes)
+        p, p_over = chance.by_chance(asked, truth, guess, classes, self.seed)
+        return Probed(found, 1 / classes, p, p_over, fitted, guess)
 
     def calibrated(self, features: np.ndarray) -> Pipeline:
         """A readout of the label, fitted on the training people, whose probabilities serve best among themselves.
@@ -156,9 +152,10 @@ class Probes:
         found = protocol.scored(accuracy, truth, truth, guess, self.seed)
         rng, names = np.random.default_rng(self.seed), np.unique(truth)
         member = (truth == names[:, None]) / np.sum(truth == names[:, None], axis=1, keepdims=True)
-        orders = (np.arange(len(guess)), *(rng.permutation(len(guess)) for _ in range(PERMUTATIONS)))
-        p = _p(np.array([(member @ (guess[order] == truth)).mean() for order in orders]))
-        return Probed(found, 1 / len(set(who[fit].tolist())), p, None, fitted, guess)
+        orders = (rng.permutation(len(guess)) for _ in range(chance.PERMUTATIONS))
+        null = np.array([(member @ (guess[order] == truth)).mean() for order in orders])
+        p = permutation_p(found.score, null)
+        return Probed(found, 1 / len(set(who[fit].tolist())), p, "trials", fitted, guess)
 
 
 def probes(trials: Trials, known: np.ndarray, gap_s: float, seed: int, penalty: float | None = None) -> Probes:
@@ -206,36 +203,3 @@ def parted(windows: Windows, gap_s: float, share: float = EARLY) -> tuple[np.nda
         if early[rows].any():
             late[rows] = begin >= end[early[rows]].max() + gap - 1e-9
     return early, late
-
-
-def _p(scores: np.ndarray) -> float:
-    """p of the first of `(1 + permutation,)` scores against the rest; equal up to rounding counts as equal."""
-    return permutation_p(scores[0] - 1e-9, scores[1:])
-
-
-def _scores(
-    truth: np.ndarray,
-    guess: np.ndarray,
-    people: np.ndarray,
-    mix: Callable[[np.ndarray, np.random.Generator], np.ndarray],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """`(1 + permutation,)` balanced accuracy, mean over people: of the truth, then of it mixed within people."""
-    out, names = np.zeros(1 + PERMUTATIONS), np.unique(people)
-    for name in names:
-        own = people == name
-        mixed, classes = np.vstack([truth[own], mix(truth[own], rng)]), np.unique(truth[own])
-        right = mixed == guess[own]
-        out += np.mean([(right & (mixed == c)).sum(axis=1) / np.sum(truth[own] == c) for c in classes], axis=0)
-    return out / len(names)
-
-
-def _permuted(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`(permutation, window)` in any order."""
-    return rng.permuted(np.tile(truth, (PERMUTATIONS, 1)), axis=1)
-
-
-def _shifted(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`(permutation, window)` shifted round by any number of windows."""
-    shift = rng.integers(len(truth), size=(PERMUTATIONS, 1))
-    return truth[(np.arange(len(truth)) + shift) % len(truth)]

@@ -17,16 +17,14 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from brainfm import splits
-from brainfm.evaluations import protocol
+from brainfm.evaluations import chance, protocol
 from brainfm.evaluations.methods.trials import Trials
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
-from brainfm.statistics import bootstrap_ci, interval, permutation_p
+from brainfm.statistics import bootstrap_ci, permutation_p
 from brainfm.training.batches import WindowDataset
 from brainfm.training.checkpoint import Pretrained, evaluating, in_order
 
-#: Relabellings of the tested trials that make the null distribution.
-PERMUTATIONS = 999
 #: What is decoded from beside the pooled encodings of short windows.
 SIGNALS, POWER, TOKENS = "mean signal (linear)", "log power (linear)", "tokens, which see the whole trial"
 
@@ -71,16 +69,18 @@ def run(
 
     Raises:
         ValueError: for trials of several lengths, short windows that are longer than they, or unequal classes; without
-            blocks, where a test person trains or pretraining saw them.
+            blocks, where a test person trains or pretraining saw them, and with blocks, where it saw what is scored.
     """
     classes = protocol.classes_of(train, test)
-    if not blocks:
+    if blocks:
+        protocol.unseen(test, model.card)
+    else:
         protocol.strangers(train, test, model.card)
     both = test if blocks else Windows.join([train, test])
     trials = Trials(both, seed)
     folds = within(both, blocks, gap_s) if blocks else [Fold(np.arange(len(train)), np.arange(len(train), len(both)))]
     rows = np.concatenate([fold.test for fold in folds])
-    people, truth = trials.people[rows], trials.labels[rows]
+    truth = trials.labels[rows]
     sfreq = trials.signals().sfreq
     start, size = short_windows(both, sfreq, length_s, step_s)
     time = tmin_s + (start + size / 2) / sfreq
@@ -102,24 +102,25 @@ def run(
     if (tokens := token_steps(model, both)) is not None:
         when = tmin_s + (np.arange(tokens.shape[2]) + 0.5) * both.samples[0] / sfreq / tokens.shape[2]
         at[TOKENS] = (when, predicted(tokens, across=False))
-    relabelled = _relabelled(truth, people, len(classes), seed)
-    summary = {name: protocol.scored(mean_over_time, people, truth, guess, seed) for name, (_, guess) in at.items()}
+    asked = both.take(rows)
+    null = chance.Null.of(asked, truth, len(classes), seed)
+    summary = {name: chance.scored(mean_over_time, asked, truth, guess, seed) for name, (_, guess) in at.items()}
     rng = np.random.default_rng(seed)
     shuffled = [
-        protocol.scored(
-            mean_over_time, people, truth,
+        chance.scored(
+            mean_over_time, asked, truth,
             predicted(forms["pretrained"], protocol.permuted_within(trials.labels, trials.people, rng), False), seed,
         )
         for _ in range(permutations)
     ]  # fmt: skip
     majority = [np.full(len(f.test), np.bincount(trials.labels[f.fit]).argmax()) for f in folds]
     baselines = {
-        "majority": protocol.scored(balanced_accuracy, people, truth, np.concatenate(majority), seed),
+        "majority": chance.scored(balanced_accuracy, asked, truth, np.concatenate(majority), seed),
         **{name: one for name, one in summary.items() if name not in ("pretrained", TOKENS)},
         **({"permuted labels": protocol.mean_scored(shuffled, seed)} if shuffled else {}),
     }
     compared = ("pretrained", SIGNALS, POWER)
-    maps = {name: _map(people, guessed[name], relabelled) for name in compared}
+    maps = {name: _map(guessed[name], null) for name in compared}
     names = [f"{t:.2f} s" for t in time]
     taught = Windows.join([both.take(fold.fit) for fold in folds]) if blocks else train
     said = {
@@ -131,15 +132,16 @@ def run(
         "in_time": {
             "unit": "s",
             "curves": [
-                _curve(name, when, truth, people, guess, relabelled, seed) for name, (when, guess) in at.items()
+                _curve(name, when, asked, truth, guess, null, seed) for name, (when, guess) in at.items()
             ],
+            "p_over": null.over,
             "generalisation_threshold": {name: float(limit + 1 / len(classes)) for name, (_, limit) in maps.items()},
         },
         "matrices": [
             {
                 "title": f"{name}: fitted at (row), tried at (column)", "values": values.tolist(), "rows": names,
                 "columns": names,
-                "note": "Balanced accuracy above chance. Permuted labels reach "
+                "note": "Balanced accuracy above chance, which reaches "
                 f"{maps['pretrained'][1]:.2f} anywhere in the first matrix in 5 % of cases.",
             }
             for name, (values, _) in maps.items()
@@ -165,7 +167,7 @@ def within(windows: Windows, blocks: int, gap_s: float) -> list[Fold]:
         rows = np.flatnonzero(people == person)
         begin, spans = 0.0, list[tuple[int, float, float]]()
         gap = max(gap_s, *(2 * stored.reach_s for stored in windows.take(rows).used))
-        for r in np.unique(windows.recording[rows]):  # recordings are laid end to end, a gap between them
+        for r in protocol.recordings_in_time(windows.take(rows)):  # they are laid end to end, a gap between them
             stored = windows.recordings[r]
             own = windows.recording[rows] == r
             first = windows.start[rows][own] / stored.sfreq + begin
@@ -251,51 +253,23 @@ def mean_over_time(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean([(guess[truth == c] == c).mean() for c in np.unique(truth)]))
 
 
-def _relabelled(truth: np.ndarray, people: np.ndarray, classes: int, seed: int) -> dict[str, np.ndarray]:
-    """Person → `(1 + permutation, class, row)` weights of a person's rows; the first are those of the true labels.
-
-    A weight is one over the number of rows of the class, so that a sum of hits is a recall.
-    """
-    rng, found = np.random.default_rng(seed), {}
-    for person in np.unique(people):
-        own = truth[people == person]
-        drawn = np.stack([own, *(rng.permutation(own) for _ in range(PERMUTATIONS))])
-        weight = (drawn[:, None] == np.arange(classes)[:, None]).astype(np.float32)
-        found[person] = weight / np.maximum(weight.sum(axis=2, keepdims=True), 1)
-    return found
-
-
-def _scores(people: np.ndarray, guess: np.ndarray, relabelled: dict[str, np.ndarray]) -> np.ndarray:
-    """Balanced accuracy `(person, 1 + permutation, cell)` of `(row, cell)` class numbers."""
-    found = []
-    for person, weight in relabelled.items():
-        own = guess[people == person]
-        present = [c for c in range(weight.shape[1]) if weight[0, c].any()]
-        found.append(np.mean([weight[:, c] @ (own == c).astype(np.float32) for c in present], axis=0))
-    return np.stack(found)
-
-
 def _curve(
-    name: str, time: np.ndarray, truth: np.ndarray, people: np.ndarray, guess: np.ndarray,
-    relabelled: dict[str, np.ndarray], seed: int,
-) -> dict:  # fmt: skip
-    """Score by time with its interval, and p against the best time of permuted labels: no correction is left to do."""
-    each = _scores(people, guess, relabelled)
-    mean, null = each[:, 0].mean(axis=0), each[:, 1:].mean(axis=0).max(axis=1)
+    name: str, time: np.ndarray, windows: Windows, truth: np.ndarray, guess: np.ndarray, null: chance.Null, seed: int
+) -> dict:
+    """Score by time with its interval, and p against the best time of chance: no correction is left to do."""
+    each = null.scores(guess)
+    mean, best = each[:, 0].mean(axis=0), each[:, 1:].mean(axis=0).max(axis=1)
     if len(each) > 1:
         ends = [bootstrap_ci(each[:, 0, step], seed=seed) for step in range(len(time))]
     else:
-        ends = [
-            interval(mean[[step]], truth, guess[:, step], balanced_accuracy, seed=seed)[0] for step in range(len(time))
-        ]
+        ends = [chance.scored(balanced_accuracy, windows, truth, guess[:, step], seed).ci for step in range(len(time))]
     return {
         "model": name, "time": time.tolist(), "score": mean.tolist(), "ci": [list(pair) for pair in ends],
-        "p": [permutation_p(value - 1e-6, null) for value in mean],  # equal up to rounding counts as equal
+        "p": [permutation_p(value, best) for value in mean],
     }  # fmt: skip
 
 
-def _map(people: np.ndarray, guess: np.ndarray, relabelled: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
-    """Score above chance `(fitted at, tried at)`, and what the best cell of permuted labels has in 5 % of cases."""
-    each = _scores(people, guess.reshape(len(guess), -1), relabelled).mean(axis=0)
-    each = each - 1 / next(iter(relabelled.values())).shape[1]
+def _map(guess: np.ndarray, null: chance.Null) -> tuple[np.ndarray, float]:
+    """Score above chance `(fitted at, tried at)`, and what the best cell of chance has in 5 % of cases."""
+    each = null.scores(guess.reshape(len(guess), -1)).mean(axis=0) - null.chance
     return each[0].reshape(guess.shape[1:]), float(np.quantile(each[1:].max(axis=1), 0.95))

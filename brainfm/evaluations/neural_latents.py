@@ -1,9 +1,10 @@
 """The scores of the Neural Latents Benchmark for models of firing rates: co-smoothing, what comes, velocity, PSTH.
 
-A share of every animal's neurons is held out: their counts are hidden from the model, which predicts them from the
-others (co-bps). With the end of every window hidden it predicts what comes (fp-bps). Rates of all neurons, the
-held-out ones predicted, decode velocity, and their averages over the trials of a condition are compared with measured
-ones where every window is a trial of a condition. Definitions: `evaluations/spike_scores.py`.
+Of every animal some neurons are held out, those that its dataset names or else a share: their counts are hidden from
+the model, which predicts them from the others (co-bps). With the end of every window hidden it predicts what comes
+(fp-bps). Rates of all neurons, the held-out ones predicted, decode velocity, and their averages over the trials of a
+condition are compared with measured ones where every window is a trial of a condition. Definitions:
+`evaluations/spike_scores.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def run(
         model: a network with `log_rates` and `counts_s`, such as ndt, that knows the neurons; not changed.
         train, test: windows of the same animals, all of one length.
         seed: of the neurons that are held out, of fresh weights and of the bootstrap.
-        held_out: share of each animal's neurons. forward_s: seconds at the end of a window that are predicted.
+        held_out: share of each animal's neurons, where the dataset does not say which.
+        forward_s: seconds at the end of a window that are predicted.
         target: covariate to decode from rates; None for none.
         psth_s: standard deviation of the Gaussian that smooths measured averages over trials, in seconds.
 
@@ -87,7 +89,10 @@ def run(
         co.setdefault("linear", []).append((rows, counts_test[..., out], guess))
     scores = {name: _scored(parts, other, seed) for name, parts in co.items()}
     main = scores.pop("pretrained")
+    said = [str(p) for p in np.unique(other) if named(test.take(other == p)) is not None]
     note = f"{held_out:.0%} of each animal's neurons are held out; bins of {bin_s * 1000:g} ms."
+    if said:
+        note += f" Of {', '.join(said)} it is the neurons that the dataset names."
     return {
         **protocol.result("neural_latents", "co-bps", main, 0.0, scores, train, test, seed, note),
         "latents": {name: {k: float(np.mean(v)) for k, v in found.items()} for name, found in latents.items()},
@@ -97,19 +102,32 @@ def run(
 def chosen(windows: Windows, share: float, seed: int) -> np.ndarray:
     """`(neuron,)` True for the neurons of one animal that are held out; at least one on either side.
 
+    Those that the dataset holds out where all recordings say so, else a share that the seed draws.
+
     Raises:
         ValueError: where recordings of the animal hold other neurons, or there are fewer than two.
     """
-    tables = {tuple(windows.recordings[r].channels.name) for r in np.unique(windows.recording)}
+    tables = {tuple(s.channel_ids) for s in windows.used}
     n = len(next(iter(tables)))
     if len(tables) > 1 or n < 2:
         raise ValueError(
             f"{len(tables)} tables of neurons, one of {n}; co-smoothing needs two or more neurons that all sessions of "
             "an animal share"
         )
+    if (said := named(windows)) is not None:
+        return said
     out = np.zeros(n, bool)
     out[np.random.default_rng(seed).permutation(n)[: min(n - 1, max(1, round(share * n)))]] = True
     return out
+
+
+def named(windows: Windows) -> np.ndarray | None:
+    """`(neuron,)` True for the neurons that the dataset holds out; None where not all recordings name the same ones."""
+    masks = [s.channels.held_out for s in windows.used]
+    said = [x for x in masks if x is not None]
+    if not said or len(said) < len(masks) or not all(np.array_equal(said[0], x) for x in said):
+        return None
+    return said[0].copy() if 0 < said[0].sum() < len(said[0]) else None
 
 
 def predicted(
@@ -138,9 +156,9 @@ def predicted(
             rates = model.model.log_rates(batch, cover).exp()
             parts.append(tuple(x.transpose(1, 2).double().cpu().numpy() for x in (batch.signal(), rates)))  # type: ignore
             if known:
-                series = batch.aligned[str(target)]
-                middle = ((np.arange(bins) + 0.5) * series.shape[1] / bins).astype(int)
-                behaviour.append(series[:, middle].double().cpu().numpy())
+                width = float(model.model.counts_s)
+                middle = (torch.arange(bins, device=device) + 0.5) * width
+                behaviour.append(batch.at(str(target), middle, bins * width).double().cpu().numpy())
     counts, rates_of = (np.concatenate(x) for x in zip(*parts, strict=True))
     return counts, rates_of, np.concatenate(behaviour) if known else None
 

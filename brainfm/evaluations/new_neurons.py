@@ -4,8 +4,8 @@ The network's weights stay; only the vectors of the new neurons are fitted, by p
 session. A ridge decoder is then fitted on encodings of the first seconds of that session whose behaviour is known, and
 scored on a later session. The question is how few labelled seconds suffice.
 
-A network that reads behaviour out itself (POYO) has nothing to learn from spikes alone: it is adapted to the labelled
-seconds by `brainfm/training/new_animal.py`, and its own answers are scored.
+A network that reads behaviour out and nothing else (POYO) has nothing to learn from spikes alone: it is adapted to the
+labelled seconds by `brainfm/training/new_animal.py`, and its own answers are scored.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def run(
     fresh = model.untrained(seed)
     guesses: dict[tuple[str, float], np.ndarray] = {}
     gained: list[str] = []
-    reads = target in getattr(model.model, "targets", ())
+    reads = target in getattr(model.model, "targets", ()) and not hasattr(model.model, "generate")
     frozen = round(frozen_share * unlabelled_steps)
     for animal in np.unique(animals):
         mine, theirs = animals == animal, other == animal
@@ -160,6 +160,7 @@ def with_neurons(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network.add_neurons(ids)
+        network.add_sessions(sorted({s.id for s in windows.used}))
         network.freeze_but_neurons()
         batcher = copy.batcher(aligned=aligned)
         optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr)
@@ -202,7 +203,7 @@ def labelled_time(windows: Windows) -> np.ndarray:
     """`(window,)` seconds of calibration up to the window's end, counted over each animal's recordings in turn."""
     out = np.zeros(len(windows))
     before: dict[str, float] = {}
-    for r in sorted(np.unique(windows.recording), key=lambda r: windows.recordings[r].id):
+    for r in protocol.recordings_in_time(windows):
         stored, rows = windows.recordings[r], windows.recording == r
         end = (windows.start[rows] + windows.samples[rows] - windows.start[rows].min()) / rate(stored)
         out[rows] = before.get(stored.person, 0.0) + end

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from brainfm.evaluations import baselines, protocol
+from brainfm.evaluations import baselines, chance, protocol
 from brainfm.evaluations.protocol import Scored
 from brainfm.metrics import balanced_accuracy, confusion
 from brainfm.shards.read import Windows
-from brainfm.statistics import permutation_p
 from brainfm.training.checkpoint import Pretrained
 
 
@@ -26,8 +25,8 @@ def run(
     """Fit on the training windows, score on the test windows.
 
     Baselines under the same protocol: the majority class, each linear model of the signals, the network untrained, and
-    the network's encodings with training labels permuted within each person. `p` compares the score with that of test
-    labels permuted within each person, 999 times, for the same predictions.
+    the network's encodings with training labels permuted within each person. `p` says how easily chance does as well
+    with the same predictions, and `p_over` what it exchanges of the test labels, see `chance.py`.
 
     Args:
         model: the network, not changed.
@@ -38,10 +37,11 @@ def run(
             permutation finds nearly all or nearly none.
 
     Raises:
-        ValueError: where the classes of the two sides differ.
+        ValueError: where the classes of the two sides differ, or the network was trained on what is to be scored.
     """
     classes = protocol.classes_of(train, test)
-    people, other = train.of("person"), test.of("person")
+    protocol.unseen(test, model.card)
+    people = train.of("person")
     labels, truth = train.label.astype(str), test.label.astype(str)
 
     def score(
@@ -49,7 +49,7 @@ def run(
     ) -> tuple[Scored, np.ndarray, float]:
         fitted = protocol.fit_linear(features[0], taught, people, seed, penalty)
         guess = fitted.predict(features[1])
-        return protocol.scored(balanced_accuracy, other, truth, guess, seed), guess, fitted[-1].C
+        return chance.scored(balanced_accuracy, test, truth, guess, seed), guess, fitted[-1].C
 
     encoded = (model.features(train), model.features(test))
     main, guess, penalty = score(encoded)
@@ -59,20 +59,18 @@ def run(
     rng = np.random.default_rng(seed)
     permuted = [score(encoded, protocol.permuted_within(labels, people, rng), penalty)[0] for _ in range(permutations)]
     compared = {
-        "majority": protocol.scored(balanced_accuracy, other, truth, np.full(truth.shape, majority), seed),
+        "majority": chance.scored(balanced_accuracy, test, truth, np.full(truth.shape, majority), seed),
         **{name: score(features)[0] for name, features in signals.items()},
         "untrained": score((fresh.features(train), fresh.features(test)))[0],
         "permuted labels": protocol.mean_scored(permuted, seed),
     }
-    null = [_mean_over(other, protocol.permuted_within(truth, other, rng), guess) for _ in range(999)]
+    right, said = (np.searchsorted(classes, words) for words in (truth, guess))
+    p, p_over = chance.by_chance(test, right, said, len(classes), seed)
     return {
         **protocol.result(
             "probe", "balanced accuracy", main, 1 / len(classes), compared, train, test, seed, note
         ),
-        "p": permutation_p(main.score, np.array(null)),
+        "p": p,
+        "p_over": p_over,
         "confusion": {"labels": classes, "counts": confusion(truth, guess, classes).tolist()},
     }  # fmt: skip
-
-
-def _mean_over(people: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> float:
-    return float(np.mean([balanced_accuracy(true[people == p], predicted[people == p]) for p in np.unique(people)]))

@@ -20,6 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
+from brainfm.splits import natural
 from brainfm.statistics import Metric, bootstrap_ci, interval
 
 #: Inverse penalties that logistic regression chooses from, on standardised features.
@@ -108,6 +109,23 @@ def result(
     }
 
 
+def recordings_in_time(windows: Windows) -> list[int]:
+    """Numbers of the recordings that have a window, in order of time as far as their names tell it.
+
+    That is by dataset, subject, session and run, with numbers in names as numbers: run 2 comes before run 10. Shards
+    keep no time of day, so of several tasks in one session the first by name is taken for the earlier.
+    """
+    return sorted(np.unique(windows.recording).tolist(), key=lambda r: natural(windows.recordings[r].id))
+
+
+def rows_in_time(windows: Windows) -> np.ndarray:
+    """`(window,)` row numbers in the order of `recordings_in_time`, and by start inside a recording."""
+    place = np.zeros(len(windows.recordings), np.int64)
+    used = recordings_in_time(windows)
+    place[used] = np.arange(len(used))
+    return np.lexsort((windows.start, place[windows.recording]))
+
+
 def classes_of(train: Windows, test: Windows) -> list[str]:
     """The classes, sorted; the same on both sides.
 
@@ -134,7 +152,7 @@ def seen_people(card: dict) -> list[str]:
 
 
 def seen_windows(card: dict) -> list[dict[str, list]]:
-    """Intervals by recording that a model, or the tokenizer inside it, was trained or validated on, side by side."""
+    """Intervals by recording that a model, or its tokenizer, was trained, fine-tuned or validated on, side by side."""
     own = list((card.get("windows") or {}).values())
     return own + (seen_windows(card["tokenizer"]) if card.get("tokenizer") else [])
 
@@ -155,6 +173,26 @@ def strangers(train: Windows, test: Windows, card: dict) -> None:
         both = sorted(people & seen)
         if both:
             raise ValueError(f"{len(both)} test people ({', '.join(both[:3])}) are in {where}; split by subject")
+
+
+def unseen(test: Windows, card: dict) -> None:
+    """Check that no tested second is among those that a network, or its tokenizer, was trained or validated on.
+
+    Args:
+        test: what is to be scored.
+        card: its `windows` are intervals by recording for each side, fine-tuning included.
+
+    Raises:
+        ValueError: naming a recording that is.
+    """
+    asked = test.intervals()
+    for seen in seen_windows(card):
+        for key in sorted(asked.keys() & seen.keys()):
+            if any(a < stop and start < b for a, b in asked[key] for start, stop in seen[key]):
+                raise ValueError(
+                    f"the network or its tokenizer has {key} among the windows of its training or validation, and the "
+                    "same seconds are to be scored; score recordings that it never saw, or train it on others"
+                )
 
 
 def cross_entropy(labels: np.ndarray, chances: np.ndarray) -> float:

@@ -16,7 +16,9 @@ Settings are chosen, and training is stopped, by people (or, within a person, by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +26,9 @@ import numpy as np
 
 from brainfm import splits
 from brainfm.catalog import nearest
-from brainfm.evaluations import few_shot
+from brainfm.evaluations import few_shot, protocol
 from brainfm.evaluations.methods.trials import NO_ROWS, Side, Trials
+from brainfm.evaluations.protocol import recordings_in_time
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
 from brainfm.splits import order
@@ -91,7 +94,8 @@ def sides(
         calibration: for `unlabelled-calibration`.
 
     Raises:
-        ValueError: for an unknown name, and where people, sessions, datasets or devices do not allow the protocol.
+        ValueError: for an unknown name, where people, sessions, datasets or devices do not allow the protocol, and
+            where a class is not taught, or none of it is left to score.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"no protocol {name!r}; {nearest(name, list(PROTOCOLS))}")
@@ -103,6 +107,7 @@ def sides(
         trials = Trials(test, seed)
         found = list(_within(trials, blocks) if name == "within-session" else _sessions(trials))
         return trials, found, found[0]
+    protocol.classes_of(train, test)
     trials = Trials(Windows.join([train, test]), seed)
     known, asked = np.arange(len(train)), np.arange(len(train), len(trials))
     if name in ACROSS_PEOPLE:
@@ -113,6 +118,7 @@ def sides(
         if name == "unlabelled-calibration":
             rows = first.taught
             first = first._replace(unlabelled=rows[_early(trials, calibration)[rows]])
+        _whole(name, trials, found)
         return trials, found, first
     word = "dataset" if name == "cross-dataset" else "device"
     _apart(trials, word, known, asked, f"choose the sides by {word}")
@@ -121,7 +127,39 @@ def sides(
     if not len(known):
         raise ValueError(f"everyone who trains is also scored; {name} needs training people of their own")
     side = Side(*spared(trials, known, seed), asked)
+    _whole(name, trials, [side])
     return trials, [side], side
+
+
+def scorable(trials: Trials, parts: Sequence[Side]) -> tuple[list[Side], str]:
+    """The sides without the people who lack windows of some class to score, and a sentence that names them.
+
+    With someone who has one class only, whatever always says that class scores 1: no longer what chance is.
+
+    Raises:
+        ValueError: where nobody is left.
+    """
+    rows, people = np.concatenate([p.test for p in parts]), trials.people
+    held = {name: set(trials.labels[rows[people[rows] == name]].tolist()) for name in np.unique(people[rows]).tolist()}
+    lacking = [name for name, classes in held.items() if len(classes) < len(trials.classes)]
+    if not lacking:
+        return list(parts), ""
+    if len(lacking) == len(held):
+        raise ValueError(
+            f"none of {len(held)} tested people has windows of all classes ({', '.join(trials.classes)}) to score; "
+            "choose classes with `labels`, or take longer recordings"
+        )
+    found = []
+    for part in parts:
+        left = np.intersect1d(lacking, people[part.test])
+        rest = {
+            k: rows[~np.isin(people[rows], left)]
+            for k in ("test", "unlabelled", "shots")
+            for rows in [getattr(part, k)]
+        }
+        found += [part._replace(**rest)] if len(rest["test"]) else []
+    one = "has" if len(lacking) == 1 else "have"
+    return found, f" Not scored, for not all classes are there: {', '.join(lacking)} {one} no window of some."
 
 
 def spared(trials: Trials, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,13 +200,36 @@ def _apart(trials: Trials, word: str, known: np.ndarray, asked: np.ndarray, mend
         raise ValueError(f"{said}; {mend}")
 
 
+def _whole(name: str, trials: Trials, parts: Sequence[Side]) -> None:
+    """Check that every class is taught in each side, and scored in some: else chance is not one over their number.
+
+    Raises:
+        ValueError: naming a class that is not.
+    """
+    every = set(range(len(trials.classes)))
+    scored = {c for part in parts for c in trials.labels[part.test].tolist()}
+    for said, there in (("scored", scored), *(("taught", set(trials.labels[p.taught].tolist())) for p in parts)):
+        if missing := sorted(every - there):
+            raise ValueError(
+                f"no window of {trials.classes[missing[0]]!r} is left to be {said} in {name}, once those are set aside "
+                "that it may not use; choose classes with `labels`, or other people, devices or calibration"
+            )
+
+
 def _people(trials: Trials, known: np.ndarray, asked: np.ndarray, folds: int, seed: int) -> Iterator[Side]:
     """The tested people at once, or in groups that are each also taught by the others."""
     if not folds:
         yield Side(*spared(trials, known, seed), asked)
         return
     names = trials.people[asked]
-    for group in splits.groups(names.tolist(), len(set(names.tolist())) if folds == -1 else folds, seed):
+    count = len(set(names.tolist()))
+    if not 2 <= (count if folds == -1 else folds) <= count:
+        raise ValueError(
+            f"folds: {folds} of {count} tested people ({', '.join(sorted(set(names.tolist()))[:3])}); expected two "
+            "people or more, and no more folds than people: hold out more with `brainfm ingest --test-subjects`, give "
+            "fewer folds, or take protocol: zero-shot, which has none"
+        )
+    for group in splits.groups(names.tolist(), count if folds == -1 else folds, seed):
         out = np.isin(names, group)
         yield Side(*spared(trials, np.concatenate([known, asked[~out]]), seed), asked[out])
 
@@ -221,7 +282,7 @@ def _one_clock(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends of a session's rows in seconds, its runs one after the other."""
     begin, end, offset = start[rows].copy(), stop[rows].copy(), 0.0
-    for r in sorted(np.unique(windows.recording[rows]), key=lambda r: windows.recordings[r].id):
+    for r in recordings_in_time(windows.take(rows)):
         own = windows.recording[rows] == r
         begin[own] += offset
         end[own] += offset
@@ -276,3 +337,15 @@ def _later(trials: Trials, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.
         f"{what}: no time cuts the {len(rows)} windows that it would be fitted on so that every condition lies on both "
         "sides; take fewer blocks or longer recordings"
     )
+
+
+def split_id(trials: Trials, parts: Sequence[Side]) -> str:
+    """A hash of who was fitted, spared and scored: results with the same one may be put side by side."""
+    keys = [
+        (trials.windows.recordings[r].id, int(a), int(n), str(label))
+        for r, a, n, label in zip(
+            trials.windows.recording, trials.windows.start, trials.windows.samples, trials.windows.label, strict=True
+        )
+    ]
+    described = [[sorted(keys[i] for i in rows) for rows in side] for side in parts]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]

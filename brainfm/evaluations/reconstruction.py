@@ -1,6 +1,10 @@
 """Hidden regions: predict some regions of the brain from the others at the same time points, in people never seen.
 
 Truth and baselines live in the space that the network predicts (`model.target`), so all are asked the same.
+
+Beside R2 stands the correlation of each hidden region with its prediction over a whole scan, by Fisher's z. A slow
+series correlates with anything slow, so its null is surrogates of the truth with the same spectrum (Prichard & Theiler
+1994). The last value seen, the baseline of forecasts, says nothing here: of a hidden region no value is seen.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ import numpy as np
 import torch
 
 from brainfm.evaluations import protocol
+from brainfm.evaluations.autoencoding import correlations
 from brainfm.evaluations.protocol import Scored
-from brainfm.metrics import r2
+from brainfm.metrics import effective_samples, mean_correlation, r2
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
+from brainfm.statistics import bootstrap_ci, permutation_p, phase_randomised
 from brainfm.training.batches import batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 
@@ -29,12 +35,14 @@ def run(
     hidden_regions: int = 19,
     masks: int = 5,
     shown: int = 2,
+    surrogates: int = 200,
 ) -> dict:
     """R2 over the hidden regions of each test person, averaged over masks.
 
     Baselines under the same masks: ridge from visible to hidden regions and one scalar per region for the mean of the
     visible ones (the global signal), both fitted on the training people; and the network untrained. Chance is 0, a
-    prediction of each region's mean.
+    prediction of each region's mean. `measures` has the correlations too, `regions` each region's, the worst first, and
+    `surrogates` how often one of the truth correlates with the prediction as well.
 
     Args:
         model: a network with `reconstruct(batch, hidden)` and `target(batch)`; not changed.
@@ -43,6 +51,7 @@ def run(
         hidden_regions: how many regions are hidden, over the whole window.
         masks: how many sets of hidden regions.
         shown: hidden regions of the first mask to draw for the first person.
+        surrogates: of the truth of each scan, with random phases.
 
     Raises:
         ValueError: where the network cannot reconstruct, a person is on both sides, regions or lengths differ, or there
@@ -70,18 +79,45 @@ def run(
         ]
         return protocol.mean_scored(parts, seed)
 
-    main = score(truth, own)
     linear = [_linear(known, truth, rows, people) for rows in hidden]
-    compared = {
-        "ridge": score(truth, [ridge for ridge, _ in linear]),
-        "global signal": score(truth, [scalar for _, scalar in linear]),
-        "untrained": score(fresh_truth, fresh),
+    guesses = {
+        "pretrained": own,
+        "ridge": [ridge for ridge, _ in linear],
+        "global signal": [scalar for _, scalar in linear],
+        "untrained": fresh,
     }
+    asked = {name: fresh_truth if name == "untrained" else truth for name in guesses}
+    compared = {name: score(asked[name], guess) for name, guess in guesses.items()}
+    scans = np.unique(test.recording)
+    who = np.array([test.recordings[s].person for s in scans])
+    series = {name: _by_scan(asked[name], guess, hidden, test.recording) for name, guess in guesses.items()}
+    r = {name: np.stack([correlations(a, b) for a, b in pairs]) for name, pairs in series.items()}
+    correlated = {name: protocol.scored(_fisher_mean, who, x, x, seed) for name, x in r.items()}
+    null = _surrogates(series["pretrained"], who, surrogates, seed)
+    worth = np.array([_worth(*pair) for pair in series["pretrained"]])
+    regions = {name: _regional(x, hidden, who) for name, x in r.items()}
+    told = _told(regions["pretrained"], names, seed)
+    measures: dict[str, dict[str, dict]] = {
+        "R2": {name: _entry(one) for name, one in compared.items()},
+        "R": {
+            **{name: _entry(one) for name, one in correlated.items()},
+            "surrogates": {"score": float(null.mean()), "ci": np.percentile(null, (2.5, 97.5)).tolist()},
+        },
+        "R, spread over regions": {n: {"score": float(np.std(_mean_of_people(x)))} for n, x in regions.items()},
+        "R, worst region": {n: {"score": float(np.min(_mean_of_people(x)))} for n, x in regions.items()},
+        "independent volumes": {"pretrained": _entry(protocol.scored_mean(who, worth, seed))},
+    }
+    main = compared.pop("pretrained")
+    note = (
+        f"{hidden_regions} of {len(names)} regions hidden over whole windows, mean of {masks} masks, in the space that "
+        f"the network predicts. R is worst in {', '.join(x['name'] for x in told[:3])}; of {surrogates} surrogates of "
+        f"the truth with its spectrum {int(np.sum(null >= correlated['pretrained'].score))} correlate as well."
+    )
     return {
-        **protocol.result("reconstruction", "R2", main, 0.0, compared, train, test, seed, (
-            f"{hidden_regions} of {len(names)} regions hidden over whole windows, mean of {masks} masks, in the "
-            "space that the network predicts."
-        )),
+        **protocol.result("reconstruction", "R2", main, 0.0, compared, train, test, seed, note),
+        "measures": measures,
+        "surrogates": {"n": surrogates, "p": permutation_p(correlated["pretrained"].score, null)},
+        "regions": told,
         "traces": [_trace(test, truth[0, region], own[0][0, i], names[region])
                    for i, region in enumerate(hidden[0][:shown])],
     }  # fmt: skip
@@ -105,6 +141,77 @@ def reconstructed(
                 covered = torch.isin(batch.channel, torch.as_tensor(rows, device=device)) & batch.mask
                 parts.append(_series(network.reconstruct(batch, covered), grid, patches)[:, rows])
     return np.concatenate(truth), [np.concatenate(parts) for parts in found]
+
+
+def _by_scan(
+    true: np.ndarray, guesses: Sequence[np.ndarray], hidden: Sequence[np.ndarray], scan: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each recording, truth and prediction `(mask, hidden region, window x time)`."""
+    asked, said = true[:, np.stack(hidden)], np.stack(guesses, axis=1)  # (window, mask, hidden region, time)
+    return [(_joined(asked[scan == s]), _joined(said[scan == s])) for s in np.unique(scan)]
+
+
+def _joined(x: np.ndarray) -> np.ndarray:
+    """`(window, ..., time)` → `(..., window x time)`."""
+    return np.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+
+
+def _fisher_mean(r: np.ndarray, _: np.ndarray) -> float:
+    """Of a person's correlations `(scan, mask, hidden region)`."""
+    return mean_correlation(r.ravel())
+
+
+def _worth(true: np.ndarray, guess: np.ndarray) -> float:
+    """How many independent samples R is of, the mean over masks and regions of series `(mask, hidden region, time)`."""
+    pairs = zip(true.reshape(-1, true.shape[-1]), guess.reshape(-1, guess.shape[-1]), strict=True)
+    return float(np.mean([effective_samples(a, b) for a, b in pairs]))
+
+
+def _surrogates(
+    series: Sequence[tuple[np.ndarray, np.ndarray]], who: np.ndarray, surrogates: int, seed: int
+) -> np.ndarray:
+    """`(surrogate,)` mean over people of R where the truth of each scan gets random phases, one set for its regions.
+
+    Args:
+        series: of each scan, see `_by_scan`. who: `(scan,)` whose it is.
+    """
+    rng, drawn = np.random.default_rng(seed), np.zeros((len(series), surrogates))
+    for scan, (true, guess) in enumerate(series):
+        flat = true.reshape(-1, true.shape[-1]).T
+        for n in range(surrogates):
+            other = phase_randomised(flat, rng).T.reshape(true.shape)
+            drawn[scan, n] = np.arctanh(mean_correlation(correlations(other, guess).ravel()))
+    return np.mean([np.tanh(drawn[who == name].mean(axis=0)) for name in np.unique(who)], axis=0)
+
+
+def _regional(r: np.ndarray, hidden: Sequence[np.ndarray], who: np.ndarray) -> dict[int, np.ndarray]:
+    """Region → `(person,)` Fisher's mean of its correlations over scans and over the masks that hid it."""
+    rows = np.stack(hidden)
+    return {
+        int(region): np.array([mean_correlation(r[who == name][:, rows == region].ravel()) for name in np.unique(who)])
+        for region in np.unique(rows)
+    }
+
+
+def _mean_of_people(regions: dict[int, np.ndarray]) -> np.ndarray:
+    """`(region,)`."""
+    return np.array([x.mean() for x in regions.values()])
+
+
+def _told(regions: dict[int, np.ndarray], names: Sequence[str], seed: int) -> list[dict]:
+    """Each hidden region by name with its mean over people and the interval, the worst first."""
+    found = [
+        {
+            "name": names[region], "score": float(x.mean()),
+            "ci": list(bootstrap_ci(x, seed=seed)) if len(x) > 1 else None,
+        }
+        for region, x in regions.items()
+    ]  # fmt: skip
+    return sorted(found, key=lambda x: x["score"])
+
+
+def _entry(one: Scored) -> dict:
+    return {**one.entry(), "per_subject": one.per_subject}
 
 
 def _linear(

@@ -5,13 +5,19 @@ Each person's decoder is fitted on that person's training windows and scored on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from brainfm.evaluations import baselines, protocol
 from brainfm.metrics import r2
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
+from brainfm.training import new_animal
 from brainfm.training.checkpoint import Pretrained
+
+#: Training features and target `(row, ...)`, and features to answer for → `(row, column)`.
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def run(
@@ -27,8 +33,10 @@ def run(
 ) -> dict:
     """Fit and score the decoders of everyone who is on both sides.
 
-    Baselines under the same protocol: the training mean, ridge on the history of binned spike counts, the network
-    untrained, and the network's encodings with the training target shifted circularly by half.
+    Baselines under the same protocol: the training mean; ridge ("binned counts") and the Wiener filter, which has no
+    penalty, on the history of binned spike counts; the network untrained; and the network's encodings with the training
+    target shifted circularly by half. Where the network reads the covariate out itself, and was taught a recording of
+    everyone, "own read-out" is what it answers at the window's end, with nothing fitted.
 
     Args:
         model: the network, not changed.
@@ -40,7 +48,7 @@ def run(
         bin_s: length of these bins in seconds.
 
     Raises:
-        ValueError: where nobody is on both sides.
+        ValueError: where nobody is on both sides, or the network was trained on what is to be scored.
         KeyError: for a covariate that the recordings do not have.
     """
     train, taught = with_target(train, target, at)
@@ -52,11 +60,14 @@ def run(
             f"training has {sorted(set(people.tolist()))} and test {sorted(set(other.tolist()))}; each test person "
             "needs training windows of its own: split by session"
         )
+    protocol.unseen(test, model.card)
     fresh = model.untrained(seed)
     block = block_of(len(truth))
 
-    def score(features: tuple[np.ndarray, np.ndarray], known: np.ndarray) -> tuple[protocol.Scored, np.ndarray]:
-        guess = decoded(features, known, people, other)
+    def score(
+        features: tuple[np.ndarray, np.ndarray], known: np.ndarray, fit: Fit = ridge
+    ) -> tuple[protocol.Scored, np.ndarray]:
+        guess = decoded(features, known, people, other, fit)
         return protocol.scored(r2, other, truth, guess, seed, block), guess
 
     encoded = (model.features(train), model.features(test))
@@ -65,14 +76,21 @@ def run(
     for person in shared:
         rows = people == person
         shifted[rows] = np.roll(taught[rows], int(rows.sum()) // 2, axis=0)
+    history = _counts(train, test, shared, bin_s, linear_bins)
     flat = (np.zeros((len(train), 1)), np.zeros((len(test), 1)))
     compared = {
         "mean": score(flat, taught)[0],
-        "binned counts": score(_counts(train, test, shared, bin_s, linear_bins), taught)[0],
+        "binned counts": score(history, taught)[0],
+        "Wiener": score(history, taught, least_squares)[0],
         "untrained": score((fresh.features(train), fresh.features(test)), taught)[0],
         "time-shifted": score(encoded, shifted)[0],
     }
-    note = f"The linear decoder sees the last {linear_bins * bin_s:g} s of each window's spikes in {linear_bins} bins."
+    if at == "end" and target in getattr(model.model, "standard", ()):
+        own = {x.rsplit("/", 2)[0] for x in new_animal.taught(model, target)}
+        if own >= set(shared):
+            guessed = new_animal.predicted(model, test, target)
+            compared["own read-out"] = protocol.scored(r2, other, truth, guessed, seed, block)
+    note = f"The linear decoders see the last {linear_bins * bin_s:g} s of each window's spikes in {linear_bins} bins."
     return {
         **protocol.result("regression", "R2", main, 0.0, compared, train, test, seed, note),
         "traces": traces(test, truth, guess, target, at),
@@ -91,7 +109,7 @@ def with_target(windows: Windows, name: str, at: str = "end") -> tuple[Windows, 
     """
     if at not in ("end", "centre"):
         raise ValueError(f"a target is read at 'end' or 'centre' of a window; got {at!r}")
-    windows = windows.take(np.lexsort((windows.start, windows.of("id"))))
+    windows = windows.take(protocol.rows_in_time(windows))
     used = np.unique(windows.recording)
     having = [r for r in used if name in windows.recordings[r].aligned_names] or list(used[:1])
     values: np.ndarray | None = None
@@ -111,14 +129,27 @@ def with_target(windows: Windows, name: str, at: str = "end") -> tuple[Windows, 
 
 
 def decoded(
-    features: tuple[np.ndarray, np.ndarray], known: np.ndarray, people: np.ndarray, other: np.ndarray
+    features: tuple[np.ndarray, np.ndarray], known: np.ndarray, people: np.ndarray, other: np.ndarray, fit: Fit
 ) -> np.ndarray:
-    """`(test window, column)` predictions of each person's own ridge, its penalty chosen over contiguous blocks."""
+    """`(test window, column)` predictions of each person's own linear regression."""
     out = np.zeros((len(features[1]), known.shape[1]))
     for person in np.unique(other):
         rows, tested = people == person, other == person
-        out[tested] = protocol.fit_ridge(features[0][rows], known[rows]).predict(features[1][tested])
+        out[tested] = fit(features[0][rows], known[rows], features[1][tested])
     return out
+
+
+def ridge(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    """Linear regression, its penalty chosen over contiguous blocks of rows."""
+    return protocol.fit_ridge(x, y).predict(x_test)
+
+
+def least_squares(x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    """Linear regression without a penalty: on lagged counts the Wiener filter."""
+    mean, level = x.mean(axis=0), y.mean(axis=0)
+    one = (x - mean).astype(float)
+    with protocol.threads().limit(limits=1):
+        return (x_test - mean) @ (np.linalg.pinv(one.T @ one, hermitian=True) @ (one.T @ (y - level))) + level
 
 
 def block_of(windows: int) -> int:

@@ -66,9 +66,10 @@ def run(
 ) -> dict:
     """Score predictions of each test animal's responses; `score` is the single-trial correlation.
 
-    Of simulated data `measures` also has "true rate": how well the rates score that the responses were drawn from.
-    Baselines: the mean training response, a linear-nonlinear model of the pixels (ridge, then a parabola per neuron),
-    the same with behaviour scaling that parabola, and the network untrained.
+    Windows of which the network does not know the image or some behaviour are left out on either side, and counted in
+    the note. Of simulated data `measures` also has "true rate": how well the rates score that the responses were drawn
+    from. Baselines: the mean training response, a linear-nonlinear model of the pixels (ridge, then a parabola per
+    neuron), the same with behaviour scaling that parabola, and the network untrained.
 
     Args:
         model: a network with `freeze_core`, such as v1t; it is not changed.
@@ -84,6 +85,9 @@ def run(
     """
     if not hasattr(model.model, "freeze_core"):
         raise ValueError(f"{type(model.model).__name__} predicts no responses to stimuli; take a model such as v1t")
+    asked = len(train) + len(test)
+    train, test = (_complete(model, w) for w in (train, test))
+    left_out = asked - len(train) - len(test)
     animals = _animals(train, test)
     new = _are_new(model, test)
     start = {"pretrained": model, "untrained": model.untrained(seed)}
@@ -110,7 +114,8 @@ def run(
         for title, measure in measures.items()
     }
     main, compared = scores[SINGLE].pop("pretrained"), scores[SINGLE]
-    note = "The read-out of each animal was fitted on its training images; the core was not. " if new else ""
+    note = f"{left_out} windows whose image or behaviour is unknown were left out. " if left_out else ""
+    note += "The read-out of each animal was fitted on its training images; the core was not. " if new else ""
     note += (
         f"FEVe is over neurons with {min_fev:g} or more explainable variance, and above 1 where a model that sees "
         "behaviour explains what differs between repeats."
@@ -238,7 +243,7 @@ def _baselines(animal: Animal, model: Pretrained) -> dict[str, np.ndarray]:
     network = model.model
     images, beside = network.aligned[0], network.aligned[1:]
     known, shown = (_covariates(w, network.aligned) for w in (animal.known, animal.windows))
-    behaviour = [np.nan_to_num(np.concatenate([x[n] for n in beside], axis=1)) for x in (known, shown) if beside]
+    behaviour = [np.concatenate([x[n] for n in beside], axis=1) for x in (known, shown) if beside]
     scaled = (behaviour[0], behaviour[1]) if beside else None
     plain, gained = linear_nonlinear(known[images], animal.response, shown[images], scaled)
     found = {"mean": np.broadcast_to(animal.response.mean(axis=0), animal.truth.shape), "linear-nonlinear": plain}
@@ -256,6 +261,20 @@ def _true_rates(animals: dict[str, Animal]) -> dict[str, np.ndarray]:
         rows = zip(windows.recording, windows.start, strict=True)
         found[person] = np.stack([used[r].truth("rate")[:, start] for r, start in rows]).astype(float)
     return found
+
+
+def _complete(model: Pretrained, windows: Windows, size: int = 256) -> Windows:
+    """The windows whose images, and all behaviour that the network takes, are known."""
+    parts = [windows.take(np.arange(i, min(i + size, len(windows)))) for i in range(0, len(windows), size)]
+    names = model.model.aligned
+    seen = [[np.isfinite(x).all(axis=1) for x in _covariates(part, names).values()] for part in parts]
+    kept = windows.take(np.concatenate([np.zeros(0, bool), *(np.all(part, axis=0) for part in seen)]))
+    if len(windows) and not len(kept):
+        raise ValueError(
+            f"none of {len(windows)} windows has {', '.join(names)}, all known; take data that have them, or a network "
+            "that was built on the `behaviour` that there is"
+        )
+    return kept
 
 
 def _covariates(windows: Windows, names: tuple[str, ...]) -> dict[str, np.ndarray]:

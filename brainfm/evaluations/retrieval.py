@@ -3,16 +3,23 @@
 The windows of each recording are cut in two by time. A person's half is the mean of the encodings of its windows over
 that person's recordings, centred by the mean of the training people. Likeness is correlation; the score is top-1.
 Finn et al. 2015, Functional connectome fingerprinting.
+
+Beside it stands how reliable a half is: its correlation with the other half of the same person, stepped up to the whole
+(Spearman 1910, Brown 1910), which is the ceiling of what can be told from it; 0 where they are unlike.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 
 from brainfm.evaluations import baselines, protocol
-from brainfm.metrics import retrieval_ranks
+from brainfm.metrics import retrieval_ranks, split_half_reliability
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import rate
+from brainfm.statistics import bootstrap_trials
 from brainfm.training.checkpoint import Pretrained
 
 
@@ -20,7 +27,8 @@ def run(model: Pretrained, train: Windows, test: Windows, *, seed: int, gap_s: f
     """Identify the test people among test and training people.
 
     Baselines under the same protocol: functional connectivity (Fisher z of the correlations of channels) and the
-    network untrained. Chance is one over the number of people.
+    network untrained. Chance is one over the number of people. `measures` also has the median rank of the right person
+    as a share of all, the likeness of halves of one person and of two, and how reliable halves are.
 
     Args:
         model: the network, not changed.
@@ -48,28 +56,51 @@ def run(model: Pretrained, train: Windows, test: Windows, *, seed: int, gap_s: f
         first, second = (_unit(x) for x in pair)
         return first @ second.T
 
-    def score(similarity: np.ndarray) -> protocol.Scored:
-        ranks = [retrieval_ranks(s[probes], probes) for s in (similarity, similarity.T)]
-        hit = (np.concatenate(ranks) <= 1).astype(float)
-        who = np.tile(np.array(gallery)[probes], 2)
-        return protocol.scored(lambda true, found: float(np.mean(found)), who, np.ones(len(hit)), hit, seed)
-
+    asked, n = np.array(gallery)[probes], len(gallery)
     fresh = model.untrained(seed)
-    mine = likeness(_pooled(model.features(both), people, gallery, half))
-    compared = {
-        "functional connectivity": score(likeness(connectivity(both, gallery, half))),
-        "untrained": score(likeness(_pooled(fresh.features(both), people, gallery, half))),
+    pairs = {
+        "pretrained": _pooled(model.features(both), people, gallery, half),
+        "functional connectivity": connectivity(both, gallery, half),
+        "untrained": _pooled(fresh.features(both), people, gallery, half),
     }
-    note = f"{len(probes)} people looked for among {len(gallery)}. {baselines.montage(both)[1]}"
-    names = [gallery[i] for i in probes]
-    found = protocol.result(
-        "retrieval", "top-1 accuracy", score(mine), 1 / len(gallery), compared, train, test, seed, note
-    )
+    alike = {name: likeness(pair) for name, pair in pairs.items()}
+    ranks = {
+        name: np.stack([retrieval_ranks(s[probes], probes) for s in (x, x.T)], axis=1) for name, x in alike.items()
+    }
+    top = {
+        name: protocol.scored_mean(np.repeat(asked, 2), (x <= 1).ravel().astype(float), seed)
+        for name, x in ranks.items()
+    }
+
+    def of_people(values: np.ndarray) -> dict:
+        """`(person,)` values as a measure."""
+        one = protocol.scored_mean(asked, values, seed)
+        return {**one.entry(), "per_subject": one.per_subject}
+
+    measures: dict[str, dict[str, dict]] = {
+        "top-1 accuracy": {name: {**one.entry(), "per_subject": one.per_subject} for name, one in top.items()},
+        "median rank / N": {name: _median(x / n, asked, seed) for name, x in ranks.items()},
+        "likeness within people": {name: of_people(np.diag(x)[probes]) for name, x in alike.items()},
+        "likeness between people": {name: of_people(_of_others(x)[probes]) for name, x in alike.items()},
+        "reliability of halves": {
+            name: of_people(np.array([max(0.0, split_half_reliability(*x[:, i])) for i in probes]))
+            for name, x in pairs.items()
+        },
+    }
+    measures["top-1 accuracy"]["pretrained"]["chance"] = 1 / n
+    measures["median rank / N"]["pretrained"]["chance"] = (n + 1) / 2 / n
+    note = f"{len(probes)} people looked for among {n}. {baselines.montage(both)[1]}"
+    main = top.pop("pretrained")
+    found = protocol.result("retrieval", "top-1 accuracy", main, 1 / n, top, train, test, seed, note)
     found["windows"]["halves"] = [both.take(half == h).intervals() for h in (0, 1)]
+    described = json.dumps([gallery, found["windows"]["halves"]], sort_keys=True)
     return {
         **found,
+        "measures": measures,
+        "candidates": {"n": n, "k": 1, "hash": hashlib.sha256(described.encode()).hexdigest()[:16]},
         "matrices": [
-            {"title": "Likeness of halves", "values": mine[probes].tolist(), "rows": names, "columns": gallery}
+            {"title": "Likeness of halves", "values": alike["pretrained"][probes].tolist(), "rows": asked.tolist(),
+             "columns": gallery}
         ],
     }  # fmt: skip
 
@@ -120,6 +151,21 @@ def _fisher_z(moments: np.ndarray) -> np.ndarray:
     scale = np.sqrt(np.maximum(np.diagonal(covariance), np.finfo(float).tiny))
     row, column = np.triu_indices(len(covariance), 1)
     return np.arctanh(np.clip((covariance / np.outer(scale, scale))[row, column], -0.999999, 0.999999))
+
+
+def _median(ranks: np.ndarray, people: np.ndarray, seed: int) -> dict:
+    """The median of ranks `(person, direction)` with an interval over people, and each person's mean."""
+    return {
+        "score": float(np.median(ranks)),
+        "ci": list(bootstrap_trials(ranks, ranks, lambda x, _: float(np.median(x)), seed=seed)),
+        "per_subject": dict(zip(people.tolist(), ranks.mean(axis=1).tolist(), strict=True)),
+    }
+
+
+def _of_others(similarity: np.ndarray) -> np.ndarray:
+    """`(person,)` mean likeness of each person's halves with those of everybody else."""
+    rest = similarity.sum(axis=0) + similarity.sum(axis=1) - 2 * np.diag(similarity)
+    return rest / (2 * (len(similarity) - 1))
 
 
 def _pooled(features: np.ndarray, people: np.ndarray, gallery: list[str], half: np.ndarray) -> np.ndarray:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainfm import audit, catalog
-from brainfm.evaluations import blocks, continuous, place_decoder, regression
+from brainfm.evaluations import blocks, continuous, place_decoder, protocol, regression
 from brainfm.metrics import r2
 from brainfm.modalities import spikes
+from brainfm.objectives.next_spike import NextSpike
 from brainfm.objectives.time_contrastive import TimeContrastive
 from brainfm.recording import Channels, Recording, Series
 from brainfm.shards.read import Corpus, open_shards
@@ -85,8 +86,8 @@ def test_a_network_that_has_seen_a_tested_second_is_refused(corpus: Corpus) -> N
         blocks.run(seen, windows, windows, seed=0)
     inside = network(corpus, {"windows": {"train": {}}, "tokenizer": seen.card})
     with pytest.raises(ValueError, match="or its tokenizer has simulated/a1/reach1/"):
-        blocks.unseen(inside, windows)
-    blocks.unseen(network(corpus, {"windows": {"train": {"simulated/a1/reach2/": [[0.0, 19.2]]}}}), windows)
+        protocol.unseen(windows, inside.card)
+    protocol.unseen(windows, {"windows": {"train": {"simulated/a1/reach2/": [[0.0, 19.2]]}}})
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -203,13 +204,20 @@ def test_any_model_that_encodes_is_taught_and_scored(corpus: Corpus, name: str) 
         assert said["baselines"]["encodings"]["score"] != said["score"]
 
 
+READING = {
+    "poyo": {"predict": ["velocity"], "dim": 16, "depth": 1, "head_dim": 8, "cross_heads": 1, "self_heads": 2,
+             "latents": 2, "branch_dropout": 0.0},
+    "neuroformer": {"predict": ["velocity"], "dim": 16, "heads": 2},
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_a_network_that_reads_behaviour_out_is_asked_itself(corpus: Corpus) -> None:
-    """POYO's own answers at the window's end: better than the mean, and in the covariate's unit."""
+@pytest.mark.parametrize("name", sorted(READING))
+def test_a_network_that_reads_behaviour_out_is_asked_itself(corpus: Corpus, name: str) -> None:
+    """Its own answers at the window's end: better than the mean, and in the covariate's unit."""
     own = corpus.where(subject="a2").windows(0.5, 0.1)
     windows, target = regression.with_target(own, "velocity")
-    config = {"kind": "models", "name": "poyo", "keywords": {"predict": ["velocity"], "dim": 16, "depth": 1,
-              "head_dim": 8, "cross_heads": 1, "self_heads": 2, "latents": 2, "branch_dropout": 0.0}}  # fmt: skip
+    config = {"kind": "models", "name": name, "keywords": READING[name]}
     torch.manual_seed(0)
     facts = facts_of(corpus.where(subject="a1"), 0.5)
     model = continuous.knowing(Pretrained(checkpoint.build(config, facts).eval(), config, facts, {}), windows, 0)
@@ -219,6 +227,50 @@ def test_a_network_that_reads_behaviour_out_is_asked_itself(corpus: Corpus) -> N
     assert isinstance(readout, continuous.Asked)
     said = continuous.predicted(model, readout, windows)
     assert r2(target, said) > 0.15
+    assert continuous.reads_out(model, "velocity", "centre") == (name == "poyo")
+    if name == "neuroformer":
+        return
     centre = regression.with_target(own, "velocity", "centre")[1]
     readout.at = "centre"
     assert r2(centre, continuous.predicted(model, readout, windows)) > 0.15
+
+
+@pytest.mark.slow
+def test_blocks_ask_a_neuroformer_that_predicts(corpus: Corpus) -> None:
+    own = corpus.where(subject="a2").windows(0.5, 0.1)
+    config = {"kind": "models", "name": "neuroformer", "keywords": READING["neuroformer"]}
+    torch.manual_seed(0)
+    facts = facts_of(corpus.where(subject="a1"), 0.5)
+    model = Pretrained(checkpoint.build(config, facts).eval(), config, facts, {})
+    said = blocks.run(
+        model, own, own, seed=0, blocks=2, steps=100, batch_size=32, learning_rate=1e-2,
+        objectives={"next_spike": None}, unlabelled_steps=3, from_scratch=False,
+    )  # fmt: skip
+    assert set(said["baselines"]) == {"mean", "ridge", "Wiener", "time-shifted"}
+    assert said["score"] > 0.1 > said["baselines"]["time-shifted"]["score"]
+
+
+def test_spikes_alone_teach_no_head(corpus: Corpus) -> None:
+    """Labels that a network answers for are withheld while it learns spikes: its head stays, its trunk moves."""
+    own = corpus.where(subject="a1").windows(0.5)
+    config = {"kind": "models", "name": "neuroformer", "keywords": READING["neuroformer"]}
+    torch.manual_seed(0)
+    facts = facts_of(corpus.where(subject="a1"), 0.5)
+    model = Pretrained(checkpoint.build(config, facts).eval(), config, facts, {})
+    before = {k: v.clone() for k, v in model.model.state_dict().items()}
+    continuous.pretext(model, continuous.Unlabelled(own, [NextSpike()]), continuous.Fitting(2, 8), 0)
+    moved = {k for k, v in model.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert "table" in moved
+    assert not [k for k in moved if k.startswith(("to_behaviour", "standard"))]
+
+
+def test_classes_are_no_numbers(corpus: Corpus) -> None:
+    config = {
+        "kind": "models",
+        "name": "neuroformer",
+        "keywords": READING["neuroformer"] | {"classes": {"velocity": 3}},
+    }
+    facts = facts_of(corpus.where(subject="a1"), 0.5)
+    model = Pretrained(checkpoint.build(config, facts).eval(), config, facts, {})
+    with pytest.raises(ValueError, match="velocity is a class to this network"):
+        continuous.reads_out(model, "velocity")

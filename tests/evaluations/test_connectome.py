@@ -211,6 +211,12 @@ def test_run_reports_everything(tmp_path: Path, subjects: int, over: str) -> Non
     assert result["baselines"]["activity"]["score"] > result["chance"]
     assert result["components"]["activity"]["p"][0] == 0.25
     assert [len(m["values"]) for m in result["matrices"]] == [16] * 5
+    assert result["p"] == (1 + np.sum(np.array(result["null"]) >= result["score"] - 1e-4)) / 200
+    assert np.mean(result["null"]) == pytest.approx(result["chance"], abs=1e-4)
+    graph = result["graph"]
+    assert (graph["subject"], len(graph["neurons"]), np.shape(graph["affinity"])) == ("sim/a0", 16, (16, 16))
+    np.testing.assert_array_equal(affinities.communities(np.array(graph["affinity"])), graph["found"])
+    assert graph["true"] == connectome.groups(windows.recordings[0]).tolist()
     assert len(result["traces"]) == 2
     assert all(len(t["true"]) == len(t["time"]) == len(t["predicted"]) for t in result["traces"])
     np.testing.assert_equal(once(), result)

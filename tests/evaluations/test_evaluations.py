@@ -106,6 +106,7 @@ def test_probe_finds_the_planted_difference_and_baselines_are_beside_it(people):
     assert (found["ci_over"], found["n_subjects"], found["n_trials"]) == ("subjects", 3, 3 * TRIALS)
     assert found["chance"] == 0.5
     assert found["p"] == pytest.approx(0.001)
+    assert found["p_over"] == "trials"
     assert set(found["baselines"]) == {"majority", "log_band_power", "tangent_space", "untrained", "permuted labels"}
     assert found["baselines"]["majority"]["score"] == 0.5
     assert found["baselines"]["log_band_power"]["score"] > 0.9
@@ -116,6 +117,18 @@ def test_probe_finds_the_planted_difference_and_baselines_are_beside_it(people):
     assert found["simulated"] is True
     assert set(found["per_subject"]) == {f"sim/{s}" for s in TARGET}
     assert set(found["windows"]["test"]) == {f"sim/{s}//" for s in TARGET}
+
+
+def test_a_probe_of_recordings_that_are_a_condition_has_a_p_over_people(tmp_path):
+    """All windows of four people right: signs of four scores can give no p below an eighth."""
+    rng = np.random.default_rng(0)
+    made = [
+        recording(f"p{i}", rng, session=word, classes=(word,), gain=4.0) for i in range(7) for word in ("left", "right")
+    ]
+    stored = corpus(tmp_path, made)
+    found = probe.run(known(), trials(stored, "p0", "p1", "p2"), trials(stored, "p3", "p4", "p5", "p6"), seed=0)
+    assert found["score"] > 0.95
+    assert (found["p"], found["p_over"]) == (0.125, "people")
 
 
 def test_probe_is_at_chance_on_shuffled_labels(people):
@@ -211,6 +224,15 @@ def test_people_on_both_sides_or_pretrained_on_are_refused(people):
         )
 
 
+@pytest.mark.parametrize("side", ["train", "val", "finetuned"])
+def test_a_probe_of_a_network_that_has_seen_a_tested_second_is_refused(people, side):
+    sides = trials(people, *SOURCE), trials(people, "p4")
+    with pytest.raises(ValueError, match="has sim/p4// among the windows of its training"):
+        probe.run(known(windows={side: {"sim/p4//": [[3.5, 3.6]]}}), *sides, seed=0, permutations=1)
+    long_after = {side: {"sim/p4//": [[TRIALS + 1, TRIALS + 2]]}}
+    assert probe.run(known(windows=long_after), *sides, seed=0, permutations=1)["n_trials"] == TRIALS
+
+
 def test_linear_baselines_bring_montages_together(tmp_path):
     rng = np.random.default_rng(3)
     same = [recording("a", rng), recording("b", rng, names=("Pz", "C4", "C3", "Fz", "Cz"))]
@@ -269,7 +291,7 @@ def moving(subject, session, rng):
     r.signal, r.segments, r.duration = signal * 1e-5, np.array([[0, signal.shape[1]]]), float(seconds)
     r.aligned = {"velocity": Series(fine, 16.0, "m/s", 0.0)}
     spikes = np.sort(rng.uniform(0, seconds, 2000))
-    r.spike_time, r.spike_neuron = spikes, rng.integers(4, size=2000)
+    r.spike_time, r.spike_neuron, r.tracked = spikes, rng.integers(4, size=2000), True
     return r
 
 
@@ -281,13 +303,25 @@ def test_regression_decodes_each_person_on_its_own_session(tmp_path):
     assert found["score"] > 0.5
     assert found["n_subjects"] == 2
     assert found["chance"] == 0
-    for name in ("mean", "untrained", "time-shifted", "binned counts"):
+    for name in ("mean", "untrained", "time-shifted", "binned counts", "Wiener"):
         assert found["baselines"][name]["score"] < 0.15
     assert len(found["traces"]) == 2
     assert found["traces"][0]["unit"] == "m/s"
     assert found["traces"][0]["time"][-1] - found["traces"][0]["time"][0] == pytest.approx(9.75)
     with pytest.raises(ValueError, match="split by session"):
         regression.run(known(), train.take(train.of("subject") == "a"), test, seed=0)
+    with pytest.raises(ValueError, match="has sim/b/2/ among the windows of its training"):
+        regression.run(known(windows={"train": {"sim/b/1/": [[0, 99]], "sim/b/2/": [[5, 6]]}}), train, test, seed=0)
+
+
+def test_the_wiener_filter_is_least_squares_with_an_intercept():
+    from sklearn.linear_model import LinearRegression
+
+    rng = np.random.default_rng(0)
+    x, asked = rng.poisson(3, (50, 4)).astype(np.float32), rng.poisson(3, (9, 4)).astype(np.float32)
+    x, asked = (np.c_[part, np.zeros(len(part))] for part in (x, asked))  # a neuron that this animal lacks
+    y = rng.normal(2, 1, (50, 2)) + x[:, :2]
+    assert regression.least_squares(x, y, asked) == pytest.approx(LinearRegression().fit(x, y).predict(asked))
 
 
 def test_target_is_the_last_sample_inside_the_window(tmp_path):
@@ -316,6 +350,16 @@ def test_binned_counts_equal_a_loop(tmp_path):
             assert found[w, i].tolist() == np.histogram(own, end + 0.1 * np.arange(-3, 1))[0].tolist()
 
 
+def test_counts_of_two_sessions_are_those_of_the_same_neurons_or_refused(tmp_path):
+    both = [moving("a", s, np.random.default_rng(6)) for s in "12"]
+    tracked = corpus(tmp_path / "tracked", both).windows(0.5)
+    assert baselines.binned_counts(tracked).shape == (len(tracked), 4 * 6)
+    for recording in both:
+        recording.tracked = False
+    with pytest.raises(ValueError, match=r"2 recordings share no neuron; .* are not tracked"):
+        baselines.binned_counts(corpus(tmp_path / "apart", both).windows(0.5))
+
+
 def mixing(subject, rng, regions=8, seconds=160):
     """Regions that share one source, each person with loadings and loudness of its own."""
     own = np.random.default_rng(int(subject[1:]))
@@ -342,8 +386,40 @@ def test_retrieval_knows_people_by_their_fingerprint(brains):
     assert found["baselines"]["functional connectivity"]["score"] == 1
     assert found["baselines"]["untrained"]["score"] < 1
     assert np.shape(found["matrices"][0]["values"]) == (3, 8)
+    assert found["measures"]["top-1 accuracy"]["pretrained"]["score"] == found["score"]
     with pytest.raises(ValueError, match="in training windows"):
         retrieval.run(known(), windows, test, seed=0)
+
+
+def test_a_fingerprint_says_ranks_likeness_and_reliability(brains):
+    windows = brains.windows(8.0)
+    side = np.isin(windows.of("subject"), ["b0", "b1", "b2"])
+    train, test = windows.take(~side), windows.take(side)
+    found = retrieval.run(known(), train, test, seed=0)
+    measures = found["measures"]
+    assert all(set(x) == {"pretrained", "functional connectivity", "untrained"} for x in measures.values())
+    own = measures["median rank / N"]
+    assert own["pretrained"]["score"] == 1 / 8
+    assert own["pretrained"]["chance"] == 4.5 / 8, "the median rank of guessing among eight"
+    assert own["untrained"]["score"] > 1 / 8
+    gallery = sorted(set(windows.of("person").tolist()))
+    pair = retrieval.connectivity(windows, gallery, retrieval.halves(windows))
+    r = np.corrcoef(pair[0, 1], pair[1, 1])[0, 1]
+    reliability = measures["reliability of halves"]["functional connectivity"]["per_subject"]
+    assert reliability["sim/b1"] == pytest.approx(2 * r / (1 + r))
+    assert all(0 <= x["score"] <= 1 for x in measures["reliability of halves"].values()), "halves may be unlike"
+    centred = pair - pair[:, 3:].mean(axis=(0, 1))
+    alike = np.corrcoef(*centred)[:8, 8:]
+    others = [x for i in range(8) if i != 1 for x in (alike[1, i], alike[i, 1])]
+    within, between = (measures[f"likeness {word} people"]["functional connectivity"] for word in ("within", "between"))
+    assert within["per_subject"]["sim/b1"] == pytest.approx(alike[1, 1])
+    assert between["per_subject"]["sim/b1"] == pytest.approx(np.mean(others))
+    same = retrieval.run(known(), train, test, seed=5)["candidates"]
+    assert found["candidates"] == same
+    assert (same["n"], same["k"]) == (8, 1)
+    fewer = retrieval.run(known(), train.take(train.of("subject") != "b7"), test, seed=0)["candidates"]
+    later = retrieval.run(known(), train, test, seed=0, gap_s=16.0)["candidates"]
+    assert len({same["hash"], fewer["hash"], later["hash"]}) == 3
 
 
 def test_connectivity_equals_corrcoef(brains):
@@ -365,6 +441,7 @@ def test_reconstruction_compares_at_the_same_time_points(brains):
     assert found["score"] > 0.2
     assert found["baselines"]["untrained"]["score"] == pytest.approx(0, abs=0.01)
     assert set(found["baselines"]) == {"ridge", "global signal", "untrained"}
+    assert found["measures"]["R2"]["pretrained"]["score"] == found["score"]
     assert len(found["traces"]) == 2
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(8, 3, replace=False))
@@ -374,3 +451,49 @@ def test_reconstruction_compares_at_the_same_time_points(brains):
     assert guess[0, 0] == pytest.approx(np.delete(signal[0], rows, axis=0).mean(axis=0), rel=1e-4, abs=1e-5)
     with pytest.raises(ValueError, match="cannot reconstruct"):
         reconstruction.run(known(), windows.take(~side), windows.take(side), seed=0, hidden_regions=3)
+
+
+def test_each_hidden_region_is_correlated_over_the_scan_and_tested_by_surrogates(brains):
+    windows = brains.windows(8.0)
+    side = np.isin(windows.of("subject"), ["b0", "b1", "b2"])
+    test = windows.take(side)
+    found = reconstruction.run(known(Neighbours), windows.take(~side), test, seed=0, hidden_regions=3, masks=2)
+    hidden = [np.sort(np.random.default_rng(m).choice(8, 3, replace=False)) for m in (0, 1)]
+    truth, guesses = reconstruction.reconstructed(known(Neighbours), test, hidden)
+    by_region = {}
+    for person in np.unique(test.of("person")):
+        own, all_z = test.of("person") == person, []
+        for rows, guess in zip(hidden, guesses, strict=True):
+            for i, region in enumerate(rows):
+                r = np.corrcoef(truth[own, region].ravel(), guess[own, i].ravel())[0, 1]
+                all_z.append(np.arctanh(r))
+                by_region.setdefault(region, {}).setdefault(person, []).append(np.arctanh(r))
+        each = found["measures"]["R"]["pretrained"]["per_subject"]
+        assert each[person] == pytest.approx(np.tanh(np.mean(all_z)), abs=1e-6)
+    expected = {f"r{k}": np.mean([np.tanh(np.mean(z)) for z in of.values()]) for k, of in by_region.items()}
+    assert {x["name"]: x["score"] for x in found["regions"]} == pytest.approx(expected, abs=1e-6)
+    assert [x["name"] for x in found["regions"]] == sorted(expected, key=lambda k: expected[k])
+    worst, spread = (
+        found["measures"][f"R, {word}"]["pretrained"]["score"] for word in ("worst region", "spread over regions")
+    )
+    assert (worst, spread) == pytest.approx((min(expected.values()), np.std(list(expected.values()))), abs=1e-6)
+    assert found["surrogates"] == {"n": 200, "p": pytest.approx(1 / 201)}
+    low, high = found["measures"]["R"]["surrogates"]["ci"]
+    assert -0.1 < low < 0 < high < 0.1
+    assert found["measures"]["R"]["untrained"]["score"] == 0
+    worth = found["measures"]["independent volumes"]["pretrained"]["score"]
+    assert 0.5 * 160 * 8 < worth <= 160 * 8, "white noise is worth nearly all its samples"
+
+
+def test_slow_series_that_have_nothing_in_common_are_no_better_than_surrogates():
+    """Drifts correlate by chance: as independent samples they look significant, against surrogates they do not."""
+    rng, small, naive = np.random.default_rng(3), 0, 0
+    for _ in range(40):
+        true, guess = np.cumsum(rng.normal(size=(2, 1, 4, 300)), axis=-1)
+        true, guess = (x - x.mean(axis=-1, keepdims=True) for x in (true, guess))
+        r = reconstruction.correlations(true, guess)
+        null = reconstruction._surrogates([(true, guess)], np.array(["a"]), 99, 0)
+        small += reconstruction.permutation_p(reconstruction.mean_correlation(r.ravel()), null) <= 0.05
+        naive += np.mean(np.arctanh(r)) > 1.645 / np.sqrt(4 * 297)
+    assert small <= 6
+    assert naive > 12

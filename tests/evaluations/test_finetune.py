@@ -83,7 +83,7 @@ def test_brainomni_is_tuned_on_codes_that_are_made_once(people, brainomni):
     torch.testing.assert_close(one.pooled, two.pooled)
     found = comparison.run(
         brainomni, trials(people, *SOURCE), trials(people, *TARGET), seed=0, adapt=("finetune",),
-        untrained=("finetune",), baselines=("majority",), steps=6, tries=1,
+        untrained=("finetune",), baselines=("majority",), networks=(), steps=6, tries=1,
     )  # fmt: skip
     assert set(found["baselines"]) == {
         "untrained finetune", "untrained over the tokenizer, finetune", "majority", "permuted labels"

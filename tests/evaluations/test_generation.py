@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def session(name: str, subject: str = "a", seconds: int = 40) -> Recording:
         "sim", subject, "spikes", Channels.make([f"n{i}" for i in range(NEURONS)], "neuron"), session=name,
         spike_time=(step + 0.5) / 200, spike_neuron=neuron, duration=float(seconds), simulated=True,
         events=Events(onset, np.full(len(onset), 0.4), label), aligned={"speed": Series(speed[:, None], 20.0, "m/s")},
+        tracked=True,
     )  # fmt: skip
 
 
@@ -127,6 +129,23 @@ def test_the_truth_as_a_guess_is_perfect_and_counts_are_right(sides: tuple[Windo
     assert generation.psth_correlation(truth, Guess(other, other[None]), cell, rows) == pytest.approx(slow)
     flat = Guess(np.broadcast_to(truth.mean(axis=0), truth.shape), truth[None])
     assert generation.bits(truth, flat, cell, rows) == pytest.approx(0)
+
+
+def test_a_missing_covariate_is_its_training_mean_to_the_glm(trained: Pretrained, tmp_path: Path) -> None:
+    said = []
+    for shift in (0.0, 64.0):
+        both = [session("1"), session("2")]
+        for recording in both:
+            values = recording.aligned["speed"].values
+            values[200:300] = np.nan
+            values += shift  # a GLM does not mind where a covariate has its zero, unless gaps are filled with 0
+        write_shard(tmp_path / f"{shift}/a.h5", both, {})
+        corpus = open_shards(tmp_path / f"{shift}")
+        train, test = (corpus.where(session=s).windows(0.2, 0.05) for s in "12")
+        (animal,) = generation._animals(trained.model, train, test, 300, 0.6).values()
+        said.append(generation.glm(trained.model, animal, 3))
+        assert np.isnan(generation._features(trained.model, animal.windows, 3)).any(axis=1).sum() > 80
+    np.testing.assert_allclose(said[0], said[1], rtol=1e-3)
 
 
 def test_what_cannot_be_scored_is_refused(trained: Pretrained, sides: tuple[Windows, Windows]) -> None:

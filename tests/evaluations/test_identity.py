@@ -1,8 +1,13 @@
 """The identity diagnostics on people whose signals carry who they are, with and without what they do."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from brainfm.evaluations import identity, layerwise, perturbation
@@ -123,6 +128,17 @@ def test_a_representation_of_identity_is_at_chance_on_people_never_seen_and_is_c
     assert own["says"][0].startswith("Identity without the label")
 
 
+def test_five_people_of_one_condition_a_recording_leave_the_label_open(told):
+    """Their smallest p is above the level, so a label at any score is neither read nor missing."""
+    own = deepcopy(told[1]["identity"])
+    own["probes"]["pretrained"]["label"] |= {"p": 0.0625, "p_over": "people", "n_people": 5}
+    said = identity.says(own)[0]
+    assert said.startswith("Whether what people never seen do can be read is open")
+    assert "5 people cannot give a p below 0.062" in said
+    own["probes"]["pretrained"]["label"] |= {"p": 0.03, "n_people": 6}
+    assert identity.says(own)[0].startswith("What people never seen do is read above chance")
+
+
 def test_erasing_the_training_people_takes_them_and_leaves_the_label(told):
     own = told[1]["identity"]["erasure"]
     assert own["axes"] == 3, "half of the six features, which four axes of five people would have emptied"
@@ -206,6 +222,19 @@ def test_the_trunk_is_found_in_networks_of_the_catalogue(network, names):
     assert list(found)[: len(names)] == names
     assert all(x.shape[0] == 5 and np.isfinite(x).all() for x in found.values())
     assert np.array_equal(pooled, model.pooled(ArrayDataset(signals, table, SFREQ, model.batcher()), 3))
+
+
+def test_labels_that_a_permutation_leaves_as_they_are_count_as_well():
+    """Two people of three windows: a ninth of the permutations is the truth, whatever is perturbed."""
+    rng = np.random.default_rng(1)
+    readout = make_pipeline(StandardScaler(), LogisticRegression()).fit(rng.normal(size=(40, 3)), np.arange(40) % 2)
+    values, people = rng.normal(size=(6, 3, 128)).astype(np.float32), np.repeat(["a", "b"], 3)
+    found = perturbation.measured(
+        lambda x: np.log(x.var(axis=-1)), readout, values, 64.0, Channels.make(["x", "y", "z"], "eeg"), people,
+        np.array([0, 1, 1, 0, 1, 1]), segments=12, seed=0,
+    )  # fmt: skip
+    assert len(found) > 15
+    assert min(one["p"] for one in found) > 0.08
 
 
 def test_perturbations_change_what_they_say_and_nothing_else():

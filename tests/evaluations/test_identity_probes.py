@@ -1,12 +1,13 @@
 """Readouts whose p counts ties, whose gap holds what filters reach, and whose penalty saw nothing that they score."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from brainfm.evaluations import identity
-from brainfm.evaluations.identity_probes import Probes, _p, _permuted, _scores, _shifted, parted, probes
+from brainfm.evaluations.identity_probes import Probes, parted, probes
 from brainfm.evaluations.methods.trials import Trials
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import Windows, open_shards
@@ -45,19 +46,31 @@ def test_what_says_nothing_has_a_p_of_one(asked: Probes) -> None:
     for found in (asked.label(nothing), asked.label_later(nothing), asked.subject(nothing, asked.asked)):
         assert len(set(found.guess.tolist())) == 1
         assert found.p == 1.0
-        assert found.p_shifted in (1.0, None)
+        assert found.p_over == "trials"
 
 
-def test_the_true_order_scores_the_same_as_a_permutation_that_is_it(asked: Probes) -> None:
-    """The first score is that of `balanced_accuracy`, and a shift by nothing ties with it."""
-    found = asked.label(np.random.default_rng(0).normal(size=(len(asked.trials), 3)))
-    truth, people = asked.trials.labels[asked.asked], asked.trials.people[asked.asked]
-    for mix in (_permuted, _shifted):
-        scores = _scores(truth, found.guess, people, mix, np.random.default_rng(0))
-        assert scores[0] == pytest.approx(found.scored.score)
-    still = _scores(truth, found.guess, people, lambda own, _: np.tile(own, (999, 1)), np.random.default_rng(0))
-    assert _p(still) == 1.0
-    assert _p(np.array([0.1 + 0.2, 0.3, 0.2])) == 2 / 3  # equal up to rounding
+def test_what_is_a_condition_as_a_whole_is_asked_of_people(tmp_path: Path) -> None:
+    """A feature that drifts from recording to recording is often right for all of their windows."""
+    small, rng = 0, np.random.default_rng(0)
+    for i in range(PEOPLE):
+        made = [
+            Recording(
+                "sim", f"p{i}", "eeg", Channels.make(["a", "b"], "eeg"), session=word, sfreq=SFREQ,
+                signal=rng.normal(size=(2, int(SFREQ) * TRIALS)) * 1e-5, simulated=True,
+                events=Events(np.arange(float(TRIALS)), np.ones(TRIALS), [word] * TRIALS),
+            )
+            for word in ("rest", "task")
+        ]  # fmt: skip
+        write_shard(tmp_path / f"p{i}.h5", made, {})
+    windows = open_shards(tmp_path).trials(0, 1)
+    known = np.flatnonzero(np.isin(windows.of("subject"), ["p0", "p1"]))
+    drifting = probes(Trials(windows, 0), known, 1.0, 0, 0.01)
+    for _ in range(40):
+        level = rng.normal(size=(len(windows.recordings), 2))[windows.recording]
+        found = drifting.label(level + 0.1 * rng.normal(size=level.shape))
+        assert found.entry()["p_over"] == "people"
+        small += found.p <= 0.05
+    assert small <= 5
 
 
 def test_the_gap_is_at_least_twice_the_reach_of_the_filters(windows: Windows, asked: Probes) -> None:

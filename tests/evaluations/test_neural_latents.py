@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,22 @@ def test_what_is_held_out_is_not_seen_and_true_rates_score_as_themselves(corpus:
     _, end, _ = neural_latents.predicted(seen, test, slice(-4, None), None)
     np.testing.assert_array_equal(end[:, -4:], 1.0)
     assert spike_scores.bits_per_spike(counts[:, :6], end[:, :6]) > 1
+
+
+def test_the_neurons_that_a_dataset_holds_out_are_taken(corpus: Corpus, model: Pretrained) -> None:
+    def saying(mask: list[int]) -> Corpus:
+        held = np.isin(np.arange(12), mask)
+        return replace(corpus, recordings=tuple(
+            replace(r, channels=replace(r.channels, held_out=held)) for r in corpus.subject("a1").recordings
+        ))  # fmt: skip
+
+    train, test = sides(saying([1, 5]))
+    assert np.flatnonzero(neural_latents.chosen(test, 0.25, seed=0)).tolist() == [1, 5]
+    said = neural_latents.run(model, train, test, seed=0, target=None)
+    assert "Of simulated/a1 it is the neurons that the dataset names." in said["note"]
+    for nothing in ([], list(range(12))):
+        assert neural_latents.chosen(sides(saying(nothing))[1], 0.25, seed=0).sum() == 3
+    assert "names" not in neural_latents.run(model, *sides(corpus), seed=0, target=None)["note"]
 
 
 def test_averages_over_trials_of_a_condition(corpus: Corpus) -> None:

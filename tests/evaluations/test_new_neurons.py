@@ -30,7 +30,7 @@ def animal(subject, session, seconds=60, neurons=12, rate_hz=100):
     return Recording(
         "sim", subject, "spikes", Channels.make([f"{subject}{i}" for i in range(neurons)], "neuron"), session=session,
         spike_time=(step + 0.5) / rate_hz, spike_neuron=neuron, duration=float(seconds), simulated=True,
-        aligned={"velocity": Series(velocity, float(rate_hz), "m/s")},
+        aligned={"velocity": Series(velocity, float(rate_hz), "m/s")}, tracked=True,
     )  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """Every protocol by what it may never do: score what it was fitted on, or look at whom it must not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from brainfm.audit import near
-from brainfm.evaluations import protocols
+from brainfm.evaluations import method_scores, protocols
 from brainfm.evaluations.protocols import Calibration, sides
-from brainfm.shards.read import open_shards
+from brainfm.shards.read import Windows, open_shards
+from brainfm.shards.spans import near
 from brainfm.shards.write import write_shard
 from tests.evaluations.people import person
 
@@ -32,6 +34,31 @@ def two(people):
     """Training and test windows of different people."""
     return (people.where(subject=["p0", "p1", "p2", "p3", "p4"]).trials(0, 1),
             people.where(subject=["p5", "p6", "p7"]).trials(0, 1))  # fmt: skip
+
+
+def test_who_lacks_a_class_is_left_out_of_what_is_scored(two):
+    """Else the class that training has most often would score above chance: 1 with whoever has that class alone."""
+    train, test = two
+    lone = ~((test.of("subject") == "p6") & (test.label == "right"))
+    trials, parts, _ = sides("cross-subject", train, test.take(lone), seed=0, folds=3)
+    kept, said = protocols.scorable(trials, parts)
+    assert len(kept) == 2, "the fold that scored nobody else is gone"
+    assert {trials.people[i] for p in kept for i in p.test} == {"sim/p5", "sim/p7"}
+    assert any("sim/p6" in trials.people[p.taught] for p in kept), "the windows still train others"
+    assert "not all classes are there: sim/p6 has no window of some" in said
+    rows = np.concatenate([p.test for p in kept])
+    for always in (0, 1):
+        guess = np.full(len(rows), always)
+        assert method_scores.scored(trials, rows, guess, 0).score == 0.5
+    trials, parts, _ = sides("few-shot", train, test.take(lone), seed=0)
+    assert "sim/p6" in trials.people[parts[0].shots]
+    (part,), _ = protocols.scorable(trials, parts)
+    assert set(trials.people[part.shots]) == set(trials.people[part.test]) == {"sim/p5", "sim/p7"}
+    whole = protocols.sides("cross-subject", *two, seed=0)
+    assert protocols.scorable(*whole[:2]) == (whole[1], "")
+    nobody = test.take((test.of("subject") != "p5") & ((test.of("subject") == "p6") == (test.label == "left")))
+    with pytest.raises(ValueError, match="none of 2 tested people has windows of all classes"):
+        protocols.scorable(*sides("cross-subject", train, nobody, seed=0)[:2])
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +155,35 @@ def test_datasets_and_devices_are_held_out_whole(people, two):
         sides("cross-device", *two, seed=0)
 
 
+def test_every_class_is_taught_and_scored(people, two):
+    """Else chance is not one over their number."""
+    for name in protocols.ACROSS_PEOPLE:
+        with pytest.raises(ValueError, match=r"training has classes \['left'\] and test has \['left', 'right'\]"):
+            sides(name, two[0].take(two[0].label == "left"), two[1], seed=0)
+    whole = Calibration(seconds=24, label="right")
+    with pytest.raises(ValueError, match="no window of 'right' is left to be scored in unlabelled-calibration"):
+        sides("unlabelled-calibration", *two, seed=0, calibration=whole)
+    mixed = Windows.join([people.where(subject=["p0", "p1", "p2", "p3"]).trials(0, 1, ["left"]),
+                          people.where(subject="r0").trials(0, 1)])  # fmt: skip
+    elsewhere = people.where(subject="p8").trials(0, 1)
+    sides("cross-device", mixed, elsewhere, seed=0)
+    used_both = [replace(r, subject="p8") if r.subject == "r0" else r for r in mixed.recordings]
+    mixed = replace(mixed, recordings=tuple(used_both))
+    with pytest.raises(ValueError, match="no window of 'right' is left to be taught in cross-device"):
+        sides("cross-device", mixed, elsewhere, seed=0)
+
+
 def test_errors_say_what_to_do(people, two):
     with pytest.raises(ValueError, match="did you mean 'cross-subject'"):
         sides("cross-subjects", *two, seed=0)
     with pytest.raises(ValueError, match=r"person sim/p5 is on both sides; split by subject"):
         sides("cross-subject", two[1], two[1].take(np.arange(24)), seed=0)
-    with pytest.raises(ValueError, match="4 folds of 3 ids"):
+    with pytest.raises(ValueError, match=r"folds: 4 of 3 tested people .*and no more folds than people"):
         sides("cross-subject", *two, seed=0, folds=4)
+    one = two[1].take(two[1].of("person") == two[1].of("person")[0])
+    for folds in (-1, 2):
+        with pytest.raises(ValueError, match=r"hold out more with .*--test-subjects.* or take protocol: zero-shot"):
+            sides("cross-subject", two[0], one, seed=0, folds=folds)
     one = people.where(subject="p6").trials(0, 1, ["left"])
     with pytest.raises(ValueError, match=r"all windows have the label 'left'"):
         sides("within-session", one, one, seed=0)

@@ -129,6 +129,26 @@ def test_known_animals(setting):
     assert response.run(model, train, shuffled, seed=0)["score"] == pytest.approx(found["score"])
 
 
+def test_presentations_without_behaviour_are_left_out(setting, tmp_path):
+    _, model = setting
+    made = list(sim_v1.recordings(None, subjects=["m1"], **MADE))
+    made[1].aligned["behaviour"].values[3:6] = np.nan
+    made[1].aligned["pupil_centre"].values[9, 1] = np.nan
+    write_shard(tmp_path / "gaps/m1.h5", made, {})
+    train, test = sides(open_shards(tmp_path / "gaps"), "m1")
+    kept = np.setdiff1d(np.arange(40), [3, 4, 5, 9])
+    found, expected = (response.run(model, train, w, seed=0) for w in (test, sides(setting[0], "m1")[1].take(kept)))
+    assert found["n_trials"] == 36
+    assert found["score"] == pytest.approx(expected["score"], abs=1e-9)
+    assert found["baselines"] == expected["baselines"]
+    assert found["note"].startswith("4 windows whose image or behaviour is unknown were left out. ")
+    for recording in made:
+        recording.aligned["behaviour"].values[:] = np.nan
+    write_shard(tmp_path / "none/m1.h5", made, {})
+    with pytest.raises(ValueError, match="none of 60 windows has stimulus, behaviour, pupil_centre, all known"):
+        response.run(model, *sides(open_shards(tmp_path / "none"), "m1"), seed=0)
+
+
 def test_a_new_animal_gets_a_read_out_and_nothing_else(setting):
     corpus, model = setting
     train, test = sides(corpus, "m2")

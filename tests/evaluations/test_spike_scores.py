@@ -1,9 +1,6 @@
-"""Scores of rates: closed forms, and nlb_tools where it can be imported (`NLB_TOOLS=folder`, pip install --no-deps)."""
+"""Scores of rates: closed forms, and nlb_tools where it is installed (`make reference`)."""
 
 from __future__ import annotations
-
-import os
-import sys
 
 import numpy as np
 import pytest
@@ -13,11 +10,7 @@ from brainfm.evaluations import spike_scores
 
 @pytest.fixture(scope="module")
 def oracle():
-    if folder := os.environ.get("NLB_TOOLS"):
-        sys.path.append(folder)
-    return pytest.importorskip(
-        "nlb_tools.evaluation", reason="nlb_tools is not installed; pip install --no-deps it into NLB_TOOLS=FOLDER"
-    )
+    return pytest.importorskip("nlb_tools.evaluation", reason="nlb_tools is no dependency: make reference")
 
 
 def drawn(seed: int = 0, trials: int = 30, time: int = 20, neurons: int = 6):
@@ -104,6 +97,7 @@ def test_speed_follows_the_produced_interval() -> None:
         spike_scores.tp_correlation(np.ones((24, 10, 3)), rates, np.full((24, 4), np.nan))
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_to_nlb_tools(oracle, seed: int) -> None:
     rng, rates, counts = drawn(seed)

@@ -98,6 +98,15 @@ def test_consistency_is_at_chance_for_labels_that_mean_nothing():
         consistency(x[only], people[only], labels[only], labels[only] == "rest", seed=0)
 
 
+def test_exchanges_that_make_the_same_design_again_are_as_large():
+    """Of eight exchanges of two classes in three people two keep the design, so no p is below a quarter, roughly."""
+    for seed in range(8):
+        x, people, labels, sessions = planted(seed, label=seed % 2, people=3, features=7)
+        found = shares(x, people, labels, sessions, seed=seed)["label"]["nulls"]["exchanged"]["p"]
+        same = consistency(x, people, labels, np.arange(len(x)) % 2 == 0, seed=seed)["nulls"]["exchanged"]["p"]
+        assert min(found, same) > 0.15, seed
+
+
 @pytest.mark.slow
 def test_nulls_reject_as_often_as_they_should():
     """What people share is asked where they share nothing and each has a class difference of their own."""

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,11 +39,12 @@ from brainfm.catalog import nearest
 from brainfm.evaluations import baselines, protocol
 from brainfm.evaluations.few_shot import SHARES
 from brainfm.evaluations.methods import alignment
+from brainfm.evaluations.methods.majority import Majority
 from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials
 from brainfm.evaluations.methods.views import known
 
-#: Rows of all windows → `(row, feature)`.
-Describe = Callable[[np.ndarray], np.ndarray]
+#: Trials and some of their rows → `(row, feature)`.
+Describe = Callable[[Trials, np.ndarray], np.ndarray]
 #: Where rhythms of movement and rest lie, in Hz.
 RHYTHM_HZ = (8.0, 30.0)
 #: Inverse penalties to try, on standardised features.
@@ -58,14 +58,13 @@ class Decoded:
     """A classifier of features that any row can be described by.
 
     Attributes:
-        describe: how. classifier: fitted, a pipeline. labels: class numbers of all windows. classes: how many.
+        trials: whose rows it answers for. describe: how. classifier: fitted, a pipeline.
         source: features that it was fitted on, scaled, and their class numbers. trained: numbers that were fitted.
     """
 
+    trials: Trials
     describe: Describe
     classifier: Any
-    labels: np.ndarray
-    classes: int
     source: tuple[np.ndarray, np.ndarray]
     trained: int
 
@@ -78,27 +77,32 @@ class Decoded:
         """
         labels = several(trials, rows)
         with protocol.threads().limit(limits=1):
-            x = describe(rows)
+            x = describe(trials, rows)
             scaler = StandardScaler().fit(x)
             x = scaler.transform(x)
             head = _discriminant(x, labels) if head is None else head.fit(x, labels)
         trained = more + int(head.coef_.size + head.intercept_.size)
-        return cls(describe, make_pipeline(scaler, head), trials.labels, len(trials.classes), (x, labels), trained)
+        return cls(trials, describe, make_pipeline(scaler, head), (x, labels), trained)
 
     def predict_proba(self, rows: np.ndarray) -> np.ndarray:
         """`(row, class)`."""
-        out = np.zeros((len(rows), self.classes))
+        out = np.zeros((len(rows), len(self.trials.classes)))
         if len(rows):
             with protocol.threads().limit(limits=1):
-                out[:, self.classifier.classes_] = self.classifier.predict_proba(self.describe(rows))
+                out[:, self.classifier.classes_] = self.classifier.predict_proba(self.describe(self.trials, rows))
         return out
+
+    def on(self, trials: Trials) -> Decoded:
+        """The same for other trials."""
+        return replace(self, trials=trials)
 
     def adapted(self, rows: np.ndarray, seed: int) -> Decoded:
         """The classifier refitted with a new person's rows, which get `SHARES[0]` of the weight; features stay."""
         if not len(rows):
             return self
         scaler, head = self.classifier[0], self.classifier[-1]
-        (x, y), shots, own = self.source, scaler.transform(self.describe(rows)), self.labels[rows]
+        (x, y), own = self.source, self.trials.labels[rows]
+        shots = scaler.transform(self.describe(self.trials, rows))
         with protocol.threads().limit(limits=1):
             if isinstance(head, LinearDiscriminantAnalysis):  # knows no weights: rows are repeated instead
                 times = max(1, round(SHARES[0] / (1 - SHARES[0]) * len(x) / len(rows)))
@@ -108,38 +112,6 @@ class Decoded:
                 weight *= len(x) + len(rows)
                 head = clone(head).fit(np.concatenate([x, shots]), np.r_[y, own], sample_weight=weight)
         return replace(self, classifier=make_pipeline(scaler, head))
-
-
-@dataclass(frozen=True)
-class Prior:
-    """How often each class is in training. `chances (class,)`; `labels` of all windows."""
-
-    chances: np.ndarray
-    labels: np.ndarray
-    trained: int = 0
-
-    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
-        """`(row, class)`, the same in every row."""
-        return np.tile(self.chances, (len(rows), 1))
-
-    def adapted(self, rows: np.ndarray, seed: int) -> Prior:
-        """The new person's own shares count `SHARES[0]`."""
-        if not len(rows):
-            return self
-        own = np.bincount(self.labels[rows], minlength=len(self.chances)) / len(rows)
-        return replace(self, chances=(1 - SHARES[0]) * self.chances + SHARES[0] * own)
-
-
-class Majority:
-    """The class that training has most often."""
-
-    name, stops_early = "majority", False
-    settings: Sequence[Setting] = ({},)
-
-    def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Prior:
-        """Count."""
-        count = np.bincount(trials.labels[side.taught], minlength=len(trials.classes))
-        return Prior(count / max(1, count.sum()), trials.labels)
 
 
 class Features:
@@ -157,8 +129,10 @@ class Features:
 
     def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
         """Fit; `setting` has "C", the inverse penalty."""
-        table = trials.once(self.name, lambda: self.describe(trials))
-        return Decoded.of(trials, side.taught, lambda rows: table[rows], logistic(setting["C"]))
+        return Decoded.of(trials, side.taught, self._table, logistic(setting["C"]))
+
+    def _table(self, trials: Trials, rows: np.ndarray) -> np.ndarray:
+        return trials.once(self.name, lambda: self.describe(trials))[rows]
 
 
 class CommonSpatialPatterns:
@@ -175,11 +149,13 @@ class CommonSpatialPatterns:
 
     def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
         """Fit; `setting` has "filters", how many patterns, and "band_hz", None for all that the recording has."""
-        matrices, rows = covariances_of(trials, setting["band_hz"]), side.taught
-        labels = several(trials, rows)
+        band, rows = _band(trials, setting["band_hz"]), side.taught
+        matrices, labels = covariances_of(trials, band), several(trials, rows)
         with protocol.threads().limit(limits=1):
             filters = spatial_patterns(matrices[rows], labels, setting["filters"])
-        return Decoded.of(trials, rows, partial(log_variance, matrices, filters), None, filters.size)
+        return Decoded.of(
+            trials, rows, lambda shown, x: log_variance(covariances_of(shown, band), filters, x), None, filters.size
+        )
 
 
 class TangentSpace:
@@ -204,17 +180,30 @@ class TangentSpace:
     def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
         """Fit; `setting` has "C", the inverse penalty, and "band_hz", None for all that the recording has."""
         band, rows = _band(trials, setting["band_hz"]), side.taught
-        matrices = covariances_of(trials, band)
+        roots: dict[str, np.ndarray] = {}
         with protocol.threads().limit(limits=1):
             if self.recentred:
-                matrices = matrices.copy()
-                for _, own, seen in alignment.by_person(trials.people, known(trials, side)):
-                    root = alignment.inverse_root(_mean(trials, band, seen))
-                    matrices[own] = root @ matrices[own] @ root
-                reference = alignment.riemannian_mean(matrices[rows])
+                for name, _, seen in alignment.by_person(trials.people, known(trials, side)):
+                    roots[name] = alignment.inverse_root(_mean(trials, band, seen))
+                reference = alignment.riemannian_mean(_recentred(roots, band, trials, rows))
             else:
                 reference = _mean(trials, band, rows)
-        return Decoded.of(trials, rows, partial(tangent_vectors, matrices, reference), logistic(setting["C"]))
+
+        def describe(shown: Trials, asked: np.ndarray) -> np.ndarray:
+            return tangent_vectors(_recentred(roots, band, shown, asked), reference, np.arange(len(asked)))
+
+        return Decoded.of(trials, rows, describe, logistic(setting["C"]))
+
+
+def _recentred(
+    roots: dict[str, np.ndarray], band: tuple[float, float] | None, trials: Trials, rows: np.ndarray
+) -> np.ndarray:
+    """`(row, channel, channel)` covariances, recentred by their person's root where there are roots."""
+    matrices = covariances_of(trials, band)[rows]
+    for name in np.unique(trials.people[rows]) if roots else ():
+        own = trials.people[rows] == name
+        matrices[own] = roots[name] @ matrices[own] @ roots[name]
+    return matrices
 
 
 class Components:
@@ -227,13 +216,15 @@ class Components:
 
     def fit(self, trials: Trials, side: Side, setting: Setting, seed: int) -> Decoded:
         """Fit; `setting` has "components", at most as many as rows allow, and "C", the inverse penalty."""
-        table, rows = trials.once("coarse signals", lambda: _coarse(trials)), side.taught
+        table, rows = _coarse(trials), side.taught
         several(trials, rows)
         count = max(1, min(setting["components"], len(rows) - 1, table.shape[1]))
         with protocol.threads().limit(limits=1):
             components = PCA(count, random_state=seed).fit(table[rows])
         size = components.components_.size
-        return Decoded.of(trials, rows, lambda x: components.transform(table[x]), logistic(setting["C"]), size)
+        return Decoded.of(
+            trials, rows, lambda shown, x: components.transform(_coarse(shown)[x]), logistic(setting["C"]), size
+        )
 
 
 def covariances_of(trials: Trials, band_hz: tuple[float, float] | None = None) -> np.ndarray:
@@ -309,9 +300,9 @@ def classical(names: Sequence[str]) -> list[Method]:
 
     there: dict[str, Method] = {m.name: m for m in (
         Majority(),
-        Features("log_band_power", lambda trials: baselines.log_band_power(trials.windows)),
-        Features("downsampled_signal", lambda trials: baselines.downsampled_signal(trials.windows)),
-        Features("log_power_spectrum", lambda trials: baselines.log_power_spectrum(trials.windows)),
+        Features("log_band_power", lambda trials: baselines.log_band_power(trials.windows, like=trials.whole)),
+        Features("downsampled_signal", lambda trials: baselines.downsampled_signal(trials.windows, like=trials.whole)),
+        Features("log_power_spectrum", lambda trials: baselines.log_power_spectrum(trials.windows, like=trials.whole)),
         CommonSpatialPatterns(),
         EvokedCovariances(),
         TangentSpace(),
@@ -378,10 +369,13 @@ def _mean(trials: Trials, band: tuple[float, float] | None, rows: np.ndarray) ->
 
 
 def _coarse(trials: Trials) -> np.ndarray:
-    """`(window, channel x time)` the shared channels, averaged to at most `SAMPLES` samples."""
-    values = trials.signals().values
-    size = -(-values.shape[-1] // SAMPLES)
-    bins = values.shape[-1] // size
-    return values[..., : bins * size].reshape(len(values), values.shape[1], bins, size).mean(axis=-1).reshape(
-        len(values), -1
-    )  # fmt: skip
+    """`(window, channel x time)` the shared channels, averaged to at most `SAMPLES` samples; made once."""
+
+    def make() -> np.ndarray:
+        values = trials.signals().values
+        windows, channels, samples = values.shape
+        size = -(-samples // SAMPLES)
+        whole = values[..., : samples // size * size].reshape(windows, channels, samples // size, size)
+        return whole.mean(axis=-1).reshape(windows, -1)
+
+    return trials.once("coarse signals", make)

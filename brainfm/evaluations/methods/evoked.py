@@ -37,19 +37,18 @@ class EvokedCovariances:
         """
         from pyriemann.estimation import XdawnCovariances
 
-        values, rows = trials.once("slow signals", lambda: _slow(trials)), side.taught
+        values, rows = _slow(trials), side.taught
         labels = several(trials, rows)
         filters = min(setting["filters"], values.shape[1])
         with protocol.threads().limit(limits=1):
             made = XdawnCovariances(filters, estimator="oas", xdawn_estimator="oas").fit(values[rows], labels)
-            matrices = partial(_covariances, made, values)
-            reference = alignment.riemannian_mean(matrices(rows))
-        describe = partial(_vectors, matrices, reference)
+            reference = alignment.riemannian_mean(made.transform(values[rows]))
+        describe = partial(_vectors, made, reference)
         return Decoded.of(trials, rows, describe, logistic(setting["C"]), filters * values.shape[1])
 
 
 def _slow(trials: Trials) -> np.ndarray:
-    """`(window, channel, time)` float64 means over bins of `1 / RATE_HZ` seconds."""
+    """`(window, channel, time)` float64 means over bins of `1 / RATE_HZ` seconds; made once."""
     signals = trials.signals()
     size = max(1, round(signals.sfreq / RATE_HZ))
     bins = signals.values.shape[-1] // size
@@ -58,13 +57,10 @@ def _slow(trials: Trials) -> np.ndarray:
             f"windows of {signals.values.shape[-1]} samples at {signals.sfreq:g} Hz are too short for evoked "
             f"potentials; take {2 * size / signals.sfreq:g} s or more"
         )
-    return signals.values[..., : bins * size].reshape(*signals.values.shape[:-1], bins, size).mean(-1).astype(float)
+    shape = (*signals.values.shape[:-1], bins, size)
+    return trials.once("slow signals", lambda: signals.values[..., : bins * size].reshape(shape).mean(-1).astype(float))
 
 
-def _covariances(made: Any, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return made.transform(values[rows])
-
-
-def _vectors(matrices: Any, reference: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    found = matrices(rows)
+def _vectors(made: Any, reference: np.ndarray, trials: Trials, rows: np.ndarray) -> np.ndarray:
+    found = made.transform(_slow(trials)[rows])
     return tangent_vectors(found, reference, np.arange(len(found)))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from brainfm.evaluations import baselines, protocol
-from brainfm.recording import Channels
+from brainfm.recording import NO_LABEL, Channels
 from brainfm.shards.read import Windows
 from brainfm.training.batches import WindowDataset
 from brainfm.training.checkpoint import Pretrained
@@ -72,35 +72,48 @@ class Trials:
     Attributes:
         windows: all of them, both sides. seed: of whatever is drawn.
         classes: names, sorted. labels: `(window,)` class number. people: `(window,)` `dataset/subject`.
+        whole: windows whose recordings decide which channels are shared; these and, of a `part`, the others.
     """
 
     windows: Windows
     seed: int = 0
+    whole: Windows = field(init=False, repr=False)
     classes: list[str] = field(init=False)
     labels: np.ndarray = field(init=False)
     people: np.ndarray = field(init=False)
-    _signals: Signals | None = field(default=None, repr=False)
+    _signals: list[Signals] = field(default_factory=list, repr=False)
     _features: dict[int, tuple[Pretrained, np.ndarray]] = field(default_factory=dict, repr=False)
     _batches: dict[int, tuple[Pretrained, Any]] = field(default_factory=dict, repr=False)
     _once: dict[Hashable, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         words = self.windows.label.astype(str)
-        if not len(words) or "" in words:
-            raise ValueError(f"{int(np.sum(words == ''))} of {len(words)} windows have no label; use labelled trials")
+        none = sum(word.lower() in NO_LABEL for word in words.tolist())
+        if not len(words) or none:
+            raise ValueError(
+                f"{none} of {len(words)} windows have no label; use labelled trials (`labels:` names them)"
+            )
         self.classes = sorted(set(words.tolist()))
         if len(self.classes) < 2:
             raise ValueError(f"all windows have the label {self.classes[0]!r}; a comparison needs two classes or more")
         self.labels = np.searchsorted(self.classes, words)
         self.people = self.windows.of("person")
+        self.whole = self.windows
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def permuted(self, rng: np.random.Generator) -> Trials:
-        """The same windows with labels permuted among those of each person; whatever was made already is shared."""
+        """The same windows with labels permuted among those of each person; whatever is made of either is shared."""
         other = copy(self)
         other.labels = protocol.permuted_within(self.labels, self.people, rng)
+        return other
+
+    def part(self, rows: np.ndarray) -> Trials:
+        """Some of the windows, in the channels and classes of all, as if nothing had been made of them yet."""
+        other = copy(self)
+        other.windows, other.labels, other.people = self.windows.take(rows), self.labels[rows], self.people[rows]
+        other._signals, other._features, other._batches, other._once = [], {}, {}, {}
         return other
 
     def signals(self) -> Signals:
@@ -109,25 +122,25 @@ class Trials:
         Raises:
             ValueError: for windows at several rates, or a recording without a good channel.
         """
-        if self._signals is None:
+        if not self._signals:
             baselines.one_rate(self.windows)
-            samples, values = int(self.windows.samples.min()), None
-            for rows, weights, signal in baselines.shared_signals(self.windows):
+            samples, values = int(self.whole.samples.min()), None
+            for rows, weights, signal in baselines.shared_signals(self.windows, like=self.whole):
                 found = (weights.astype(np.float32) @ signal)[..., :samples]
                 if values is None:
                     values = np.zeros((len(self.windows), *found.shape[1:]), np.float32)
                 values[rows] = found
             if values is None:
                 raise ValueError("no windows to compare on; choose a shorter window or other recordings")
-            montage, note = baselines.montage(self.windows)
+            montage, note = baselines.montage(self.whole)
             number, first = next(iter(montage.items()))
             stored = self.windows.recordings[number]
             if np.all(np.sort(first, axis=1)[:, :-1] == 0):  # rows that pick one channel each
                 table = stored.channels.pick(first.argmax(axis=1).tolist())
             else:
                 table = Channels.make([f"region {i}" for i in range(len(first))], stored.channels.kind[0])
-            self._signals = Signals(values, stored.sfreq, table, note)
-        return self._signals
+            self._signals.append(Signals(values, stored.sfreq, table, note))
+        return self._signals[0]
 
     def once(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
         """What `make` gives without looking at labels; made once under this key, and kept."""
@@ -159,6 +172,9 @@ class Fitted(Protocol):
     def adapted(self, rows: np.ndarray, seed: int) -> Fitted:
         """A copy that has also learnt labelled rows of one new person; this one is not changed."""
 
+    # A comparison says what decoding costs where there are, besides, `on(trials) -> Fitted`, the same for other trials,
+    # and `trained`, how many numbers were fitted to labels.
+
 
 class Method(Protocol):
     """A way to decode.
@@ -180,7 +196,11 @@ class Method(Protocol):
 def choose(method: Method, trials: Trials, side: Side, tries: int, seed: int) -> tuple[Setting, list[float]]:
     """The setting with the lowest cross-entropy on `side.val`, each class counting equally, and those of all tried.
 
-    A method that does not stop early is fitted on `side.fit` alone here.
+    A method that does not stop early is fitted on `side.fit` alone here. A setting that diverged, whose loss is not
+    finite, is never chosen.
+
+    Raises:
+        ValueError: where all settings diverged.
     """
     tried = list(method.settings)[: max(1, tries)]
     if len(tried) == 1:
@@ -190,4 +210,22 @@ def choose(method: Method, trials: Trials, side: Side, tries: int, seed: int) ->
         protocol.cross_entropy(trials.labels[side.val], method.fit(trials, inner, s, seed).predict_proba(side.val))
         for s in tried
     ]
-    return tried[int(np.argmin(losses))], losses
+    known = np.where(np.isfinite(losses), losses, np.inf)
+    if np.isinf(known).all():
+        raise ValueError(
+            f"{method.name} diverged: none of {len(tried)} settings has a finite loss on validation windows; try "
+            "smaller learning rates, or look at the signals for values far from typical"
+        )
+    return tried[int(np.argmin(known))], losses
+
+
+def finite(chances: np.ndarray) -> np.ndarray:
+    """The probabilities `(row, class)` as they are.
+
+    Raises:
+        ValueError: where some are not finite, as of a network that diverged.
+    """
+    bad = int(np.sum(~np.isfinite(chances).all(axis=1)))
+    if bad:
+        raise ValueError(f"diverged: probabilities of {bad} of {len(chances)} windows are not finite numbers")
+    return chances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,16 +197,14 @@ def test_one_class_alone_is_refused(trials: Trials, name: str) -> None:
 def test_flat_channels_and_fewer_samples_than_channels(tmp_path: Path, name: str) -> None:
     trials = made(tmp_path, flat=True)
     if name not in ("log_band_power", "downsampled_signal"):
-        values = trials.signals().values
-        trials._signals = trials._signals.__class__(values[..., :5], SFREQ, trials.signals().channels, "")  # type: ignore[union-attr]
+        trials._signals[:] = [replace(trials.signals(), values=trials.signals().values[..., :5])]
     parts, (method,) = side(trials), classical.classical([name])
     chances = method.fit(trials, parts, method.settings[0], 0).predict_proba(parts.test)
     assert np.isfinite(chances).all()
 
 
 def test_bands_over_the_nyquist_frequency_are_no_filter(trials: Trials) -> None:
-    signals = trials.signals()
-    trials._signals = signals.__class__(signals.values, 1.0, signals.channels, "")  # as fMRI
+    trials._signals[:] = [replace(trials.signals(), sfreq=1.0)]  # as fMRI
     banded = classical.covariances_of(trials, (8.0, 30.0))
     assert banded is classical.covariances_of(trials)
 
