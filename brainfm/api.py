@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -25,7 +26,7 @@ from brainfm.evaluations.methods import adaptation
 from brainfm.evaluations.methods.adaptation import ADAPT as ADAPT
 from brainfm.evaluations.methods.probing import FittedProbe
 from brainfm.evaluations.methods.trials import NO_ROWS, Side
-from brainfm.given import SOMEBODY, Given, check_names, described, earlier_and_later, labels_of, met
+from brainfm.given import ARTEFACT, SOMEBODY, Given, check_names, described, doubts, in_units, labels_of
 from brainfm.given import arrays as arrays
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
@@ -33,6 +34,7 @@ from brainfm.shards.read import open_shards as open_shards
 from brainfm.training import checkpoint, hub
 from brainfm.training.batches import ArrayDataset, WindowDataset
 from brainfm.training.checkpoint import Pretrained
+from brainfm.training.input_checks import InputWarning
 
 if TYPE_CHECKING:
     import mne
@@ -94,7 +96,8 @@ class Decoder:
         samples_: length of a window in samples of the encoder's rate.
         encoder_: the network as adapted, in the layout of its model.
         fitted_: what `evaluations/methods/adaptation.py` made of it.
-        notes_: sentences on what was decided: what was resampled, and which trials say when to stop.
+        notes_: sentences on what was decided or is doubtful: what was resampled, which trials say when to stop, which
+            channels the encoder cannot place or never saw.
     """
 
     classes_: np.ndarray
@@ -109,6 +112,8 @@ class Decoder:
         learning_rate: float | None = None,
     ) -> None:  # fmt: skip
         adaptation.check(adapt)
+        if steps < 1 or (learning_rate is not None and not learning_rate > 0):
+            raise ValueError(f"steps={steps}, learning_rate={learning_rate}; expected one step or more, a rate above 0")
         self.encoder = encoder if isinstance(encoder, Pretrained) else load(encoder)
         self.adapt, self.seed, self.steps, self.learning_rate = adapt, seed, steps, learning_rate
         self._somebody = SOMEBODY
@@ -133,8 +138,9 @@ class Decoder:
             people: whose each trial is; windows know it themselves, others are taken for one person's.
 
         Raises:
-            ValueError: where labels are missing, of two types or of one class, an array lacks `channels` or `sfreq`, or
-                the word cannot be applied (one person for "erase_subject", no linear layer for "lora").
+            ValueError: where labels are missing, of two types or of one class, an array lacks `channels` or `sfreq`,
+                numbers cannot be in SI units, or the word cannot be applied (one person for "erase_subject", no linear
+                layer for "lora").
         """
         labels = labels_of(X, y)
         trials = self._trials(X, channels, sfreq)
@@ -148,7 +154,7 @@ class Decoder:
         names, samples = described(trials)
         who = self._people(X, people, len(trials), SOMEBODY)
         given = Given(trials, who, np.searchsorted(classes, labels), classes.tolist())
-        self.notes_ = self._resampled(X, sfreq)
+        self.notes_ = [*self._resampled(X, sfreq), *self._doubts(trials)]
         method = adaptation.method(self.adapt, self.encoder, self._tuning())
         setting: dict[str, float | None] = {"inverse_penalty": None}
         side = Side(np.arange(len(given)), NO_ROWS, NO_ROWS)
@@ -233,7 +239,8 @@ class Decoder:
         """`(trial, class)` probabilities; an `mne.io.Raw` is cut into windows of the fitted length.
 
         Raises:
-            ValueError: where channels that it was fitted on are missing, or it was not fitted.
+            ValueError: where channels that it was fitted on are missing, windows have another length, or it was not
+                fitted.
         """
         given = self._asked(X, channels, sfreq, people, self._somebody)
         return self.fitted_.on(given).predict_proba(np.arange(len(given)))
@@ -346,6 +353,19 @@ class Decoder:
         above = f"; they hold nothing above {own / 2:g} Hz" if own < rate else ""
         return [f"Trials of {own:g} Hz were resampled to the {rate:g} Hz that the encoder reads{above}."]
 
+    def _doubts(self, trials: WindowDataset | ArrayDataset) -> list[str]:
+        """What the encoder cannot know of the channels, also as a warning where it does not warn itself."""
+        tables = [trials.channels] if isinstance(trials, ArrayDataset) else [r.channels for r in trials.windows.used]
+        said = doubts(tables, self.encoder.facts)
+        for text in said if self.encoder.batcher().expected is None else ():
+            warnings.warn(text, InputWarning, stacklevel=3)
+        return said
+
+    def _check_length(self, samples: int) -> None:
+        if samples != self.samples_:
+            seconds, fitted = (n / (self.encoder.facts.sfreq or 1e3) for n in (samples, self.samples_))
+            raise ValueError(f"got trials of {seconds:g} s; fitted on {fitted:g} s: cut them to that length")
+
     def _trials(
         self, X: Any, channels: Sequence[str] | Channels | None, sfreq: float | None, fitted: bool = False
     ) -> WindowDataset | ArrayDataset:
@@ -357,43 +377,15 @@ class Decoder:
                     f"windows of {sorted(rates)} Hz; the encoder reads {self.encoder.facts.sfreq:g} Hz: ingest the "
                     "dataset with that `sfreq_hz`"
                 )
+            if fitted and len(X):
+                self._check_length(int(X.samples.max()))
             return WindowDataset(X, self.encoder.batcher())
         signal, table, sfreq = arrays(X, channels, sfreq, self.samples_ if fitted else None, self.encoder.facts.sfreq)
         if fitted and self.channels_:
             check_names(table, self.channels_)
             rows = [table.name.index(n) for n in self.channels_]
             signal, table = signal[:, rows], table.pick(rows)
+        if fitted:
+            self._check_length(signal.shape[-1])
+        in_units(signal, table, ARTEFACT if fitted else 1.0)
         return ArrayDataset(signal, table, sfreq, self.encoder.batcher())
-
-
-def finetune_subject(
-    model: Path, shards: Path, subject: str, out: Path, tmin: float, tmax: float, test: float, adapt: str, seed: int
-) -> dict[str, Any]:
-    """Fit to a subject's earlier trials, score on the later ones, keep the decoder: behind `brainfm finetune`.
-
-    The cut is in time, see `given.earlier_and_later`, so that no test trial lies between training trials. A person whom
-    the model was pretrained on is scored, and the note says so; see `given.met`.
-    """
-    from brainfm.statistics import interval
-
-    adaptation.check(adapt)
-    trials = open_shards(shards).subject(subject).trials(tmin, tmax)
-    decoder = Decoder(model, adapt, seed)
-    said = [line for person in np.unique(trials.of("person")) for line in met(str(person), decoder.encoder.card)]
-    train_rows, test_rows, left_out = earlier_and_later(trials, test)
-    decoder.fit(train_rows)
-    predicted = decoder.predict(test_rows)
-    true = test_rows.label.astype(str)
-    score = float(balanced_accuracy(true, predicted))
-    ci, over = interval(np.array([score]), true, predicted, balanced_accuracy, seed=seed)
-    untrained = Decoder(decoder.encoder.untrained(seed), "probe", seed).fit(train_rows)
-    decoder.save(out)
-    print("\n".join([f"decoder: {out}", *said, *left_out]))
-    classes = len(decoder.classes_)
-    return {
-        "task": f"{subject}, {adapt} on {len(train_rows)} trials", "model": model.name, "metric": "balanced accuracy",
-        "score": score, "ci": list(ci), "ci_over": over, "chance": 1 / classes,
-        "n_subjects": 1, "n_trials": len(test_rows), "simulated": any(r.simulated for r in trials.recordings),
-        "baselines": {"untrained, probe": {"score": untrained.score(test_rows), "ci": None}},
-        "note": " ".join([*said, *left_out, *decoder.notes_]),
-    }  # fmt: skip

@@ -6,11 +6,12 @@ Nothing heavy is imported until a verb needs it, so that `--help` answers at onc
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from brainfm import faults
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -63,6 +64,7 @@ def ingest(
     atlas: Annotated[Path | None, typer.Option(help="fMRI: label image of the regions.")] = None,
     mask: Annotated[Path | None, typer.Option(help="fMRI: image of the voxels to keep.")] = None,
     variable: Annotated[str | None, typer.Option(help="Variable of .mat, .npz, .h5 or NWB files.")] = None,
+    tracked: Annotated[bool, typer.Option("--tracked", help="Neurons keep their names over sessions.")] = False,
     sfreq_hz: Annotated[
         float | None, typer.Option(help="Of shards; 128 for EEG, MEG; 512 for iEEG; 0 keeps it.")
     ] = None,
@@ -105,6 +107,7 @@ def ingest(
     said = {
         "subject": subject, "table": table, "modality": modality, "montage": montage, "unit": unit, "label": label,
         "reference": reference, "sfreq_hz": rate_hz, "atlas": atlas, "mask": mask, "variable": variable,
+        "tracked": tracked,
     }  # fmt: skip
     asked = {"sfreq_hz": sfreq_hz, "highpass_hz": highpass_hz, "lowpass_hz": lowpass_hz, "notch_hz": notch_hz}
     given = {word: value or None for word, value in asked.items() if value is not None}
@@ -282,10 +285,13 @@ def check(
     path: Annotated[Path | None, typer.Argument(help="Shards or codes to check; all of ./data if not given.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also recompute the checksum of every recording.")] = False,
 ) -> None:
-    """Is this installation whole, and are the data, models and results in ./data? Or the shards at a path?"""
-    from brainfm import describe
+    """Is this installation whole, and are the data, models and results in ./data? Or the shards at a path?
 
-    whole = describe.check(Path(), deep) if path is None else describe.check_shards(path, deep)
+    Of shards headers alone are read, unless --deep.
+    """
+    from brainfm import check as verb
+
+    whole = verb.everything(Path(), deep) if path is None else verb.shards(path, deep)
     raise typer.Exit(0 if whole else 1)
 
 
@@ -295,6 +301,10 @@ def finetune(
     shards: Annotated[Path, typer.Option(help="Shards that hold the new subject.")],
     subject: Annotated[str, typer.Option(help="Subject id, or dataset/subject.")],
     out: Annotated[Path, typer.Option(help="Folder for the fitted decoder.")],
+    window_s: Annotated[
+        float | None,
+        typer.Option(help="Cut windows of so many seconds inside blocks and labels of whole recordings, not trials."),
+    ] = None,
     tmin_s: Annotated[float, typer.Option(help="Start of a trial relative to its event, seconds.")] = 0.0,
     tmax_s: Annotated[float, typer.Option(help="End of a trial relative to its event, seconds.")] = 1.0,
     test: Annotated[float, typer.Option(help="Share of the last trials kept for the score.")] = 0.3,
@@ -308,11 +318,14 @@ def finetune(
     ] = "finetune",
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
-    """Fit a pretrained model to a new subject's labelled trials, score it on later ones, and keep the decoder."""
-    from brainfm import api
+    """Fit a pretrained model to a new subject's labelled trials, score it on later ones, and keep the decoder.
 
-    score = api.finetune_subject(model, shards, subject, out, tmin_s, tmax_s, test, adapt, seed)
-    _print_result(score)
+    Beside the score stand the network untrained under the same --adapt, the commonest class and a regression on the
+    signals. `--window-s 2` is for labels that last, such as those of `brainfm ingest --label`.
+    """
+    from brainfm import finetune as verb
+
+    _print_result(verb.run(model, shards, subject, out, tmin_s, tmax_s, test, adapt, seed, window_s))
 
 
 @app.command("import-weights")
@@ -378,28 +391,8 @@ def _print_result(result: dict) -> None:
 
 
 def main() -> None:
-    """Run a verb. What the user can mend is one message and exit status 2; a leak or a failed subject is 1."""
+    """Run a verb. What the user can mend is one message and exit status 2; a leak, a failed subject or a bug is 1."""
     # At these sizes a second thread costs more than it brings (on a shared machine up to ten times), and sums over
     # threads change the last digits with the number of cores. Set OMP_NUM_THREADS for larger models.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
-    try:
-        app()
-    except (ValueError, KeyError, FileNotFoundError, ConnectionError, ImportError) as error:
-        _stop(error, 2)
-    except RuntimeError as error:
-        if type(error).__name__ not in ("IngestError", "TokenizeError", "DecodeError", "LeakageError"):
-            raise
-        _stop(error, 1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-
-
-def _stop(error: Exception, status: int) -> None:
-    """Print the message, without a traceback unless it is a mistake of ours."""
-    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    print(f"brainfm: {message}", file=sys.stderr)
-    sys.exit(status)
+    faults.guard(app)

@@ -19,7 +19,7 @@ from rich.progress import track
 
 from brainfm.api import NEW, Decoder
 from brainfm.datasets.local_files import DEFAULTS
-from brainfm.datasets.same_cleaning import band_of, card_steps, cleaning_of, sees_whole, words_of
+from brainfm.datasets.same_cleaning import band_of, card_steps, cleaning_of, sees_whole, within, words_of
 from brainfm.decode_codes import DecodeError
 from brainfm.describe import CONSOLE
 from brainfm.evaluations import sliding
@@ -38,6 +38,8 @@ from brainfm.tokens import Facts
 
 #: Windows of a recording that a decoder which aligns people sees first, without labels.
 CALIBRATION = 200
+#: What to do about a file whose numbers are in another unit: this verb has no option for it.
+UNIT = "mend its unit, or `brainfm ingest FILE --unit {unit}` and decode the shard"
 #: Who wrote a table, in its sidecar: what others wrote is not replaced.
 WRITER = "brainfm decode"
 
@@ -199,8 +201,9 @@ def of_file(item: Item, decoder: Decoder, causal: bool) -> Continuous:
             "`brainfm ingest` and decode the shard"
         )
     facts = decoder.encoder.facts
-    units.plausible(recording, blocks=10)
+    units.plausible(recording, blocks=10, mend=UNIT)
     steps, remarks = cleaning_of(decoder.encoder.card, recording.modality, facts.sfreq, causal)
+    steps = within(steps, recording.sfreq / 2)
     remarks += _strange(recording.modality, facts)
     if recording.sfreq < facts.sfreq:
         remarks.append(

@@ -1,9 +1,8 @@
-"""What is in a shard, a model or a result, what the catalogue holds, and whether all is whole: for the terminal."""
+"""What is in a shard, a model or a result, and what the catalogue holds, for the terminal."""
 
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,14 +13,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rich.console import Console
-from rich.progress import track
+from rich.markup import escape
 from rich.table import Table
 
 from brainfm import catalog
-from brainfm.checksums import sha256
 from brainfm.recording import FATES
 
 if TYPE_CHECKING:
+    from brainfm.report import tables
     from brainfm.shards.stored import Stored
 
 #: Wide enough for whole ids where no terminal says how wide it is (pipes, logs, notebooks).
@@ -176,6 +175,7 @@ def _show_model(path: Path) -> None:
 
 def _show_report(path: Path) -> None:
     """The table of a report's results, and where the page lies."""
+    from brainfm.report import tables
     from brainfm.stages.audit import result_paths
 
     table = Table(title=f"results of the wiring {path.stem}")
@@ -190,13 +190,14 @@ def _show_report(path: Path) -> None:
         )  # fmt: skip
     CONSOLE.print(table)
     for file in result_paths(Path(), path.stem):
-        if "curve" in (r := json.loads(file.read_text())):
-            _show_curve(r)
+        _print_tables([tables.curve(json.loads(file.read_text()))])
     print(f"report: {path.resolve()}")
 
 
 def show_result(result: dict[str, Any]) -> None:
-    """A result as a table: score and baselines with their intervals."""
+    """A result as tables: score and baselines with their intervals, then what else it holds."""
+    from brainfm.report import tables
+
     simulated = " (simulated data)" if result.get("simulated") else ""
     table = Table(title=f"{result.get('task', result.get('key', 'result'))}{simulated}: {result['metric']}")
     for column in ("method", "score", "95 % interval"):
@@ -206,23 +207,22 @@ def show_result(result: dict[str, Any]) -> None:
         table.add_row(name, _number(scored["score"]), _interval(scored.get("ci")))
     table.add_row("chance", _number(result["chance"]), "")
     CONSOLE.print(table)
-    print(f"{result['n_subjects']} people, {result['n_trials']} trials; interval over {result['ci_over']}")
-    if "curve" in result:
-        _show_curve(result)
+    p = f"; p = {_number(result['p'])}" if result.get("p") is not None else ""
+    print(f"{result['n_subjects']} people, {result['n_trials']} trials; interval over {result['ci_over']}{p}")
+    _print_tables([tables.curve(result), *tables.of(result)])
 
 
-def _show_curve(result: dict[str, Any]) -> None:
-    table = Table(title=f"{result.get('key', '')}: {result['metric']} by amount of calibration")
-    models = list(dict.fromkeys(p["model"] for p in result["curve"]))
-    for column in ("shots", *models):
-        table.add_column(column)
-    for shots in dict.fromkeys(p["shots"] for p in result["curve"]):
-        points = {p["model"]: p for p in result["curve"] if p["shots"] == shots}
-        table.add_row(
-            str(shots),
-            *(f"{_number(points[m]['score'])} {_interval(points[m]['ci'])}" if m in points else "" for m in models),
-        )
-    CONSOLE.print(table)
+def _print_tables(found: Sequence[tables.Table]) -> None:
+    """Tables that have rows."""
+    from brainfm.report.tables import text
+
+    for one in (x for x in found if x.rows):
+        table = Table(title=escape(one.title), caption=escape(one.note))
+        for head in one.heads:
+            table.add_column(escape(head))
+        for row in one.rows:
+            table.add_row(*(escape(text(cell, _number)) for cell in row))
+        CONSOLE.print(table)
 
 
 def _number(value: float | None) -> str:
@@ -231,102 +231,6 @@ def _number(value: float | None) -> str:
 
 def _interval(ci: list[float] | None) -> str:
     return "" if not ci or ci[0] is None else f"[{ci[0]:.3f}, {ci[1]:.3f}]"
-
-
-def check(root: Path, deep: bool = False) -> bool:
-    """Print whether the installation, the raw files, shards, models and results under `root` are whole."""
-    problems = _check_installation()
-    for path in sorted((root / "data/raw").glob("*/MANIFEST.json")):
-        problems += _check_raw(path)
-    problems += _check_under(root / "data/shards", deep) + _check_under(root / "data/codes", deep)
-    for path in sorted((root / "data/models").glob("[!.]*/config.json")):
-        problems += _check_model(path.parent)
-    for path in sorted((root / "data/results").glob("*/[!.]*.json")):
-        try:
-            json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            problems.append(f"{path} is not whole ({error}); remove it and run `dvc repro`")
-    return _verdict(problems)
-
-
-def check_shards(path: Path, deep: bool = False) -> bool:
-    """Print whether the shards and code shards at or under `path` are whole; `deep` compares all data with checksums.
-
-    Raises:
-        FileNotFoundError: where there is none.
-    """
-    from brainfm.shards import schema
-
-    schema.shard_files(path, "no shard under {}; make them with `brainfm ingest`")
-    return _verdict(_check_under(path, deep))
-
-
-def _verdict(problems: list[str]) -> bool:
-    for problem in problems:
-        print(f"  problem: {problem}")
-    print("all is whole" if not problems else f"{len(problems)} problems")
-    return not problems
-
-
-def _check_under(path: Path, deep: bool) -> list[str]:
-    """Problems of the shards at or under `path`; none where nothing is there."""
-    from brainfm.shards import schema
-
-    try:
-        files = schema.shard_files(path, "")
-    except FileNotFoundError:
-        return []
-    return [problem for file in track(files, f"check {path}", transient=True) for problem in _check_shard(file, deep)]
-
-
-def _check_installation() -> list[str]:
-    found, problems = [], []
-    for name in ("torch", "pytorch-lightning", "mne", "h5py", "einops", "nibabel", "dvc"):
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{name} is not installed; run `make install`")
-    print(f"installation: {', '.join(found)}")
-    return problems
-
-
-def _check_raw(manifest: Path) -> list[str]:
-    problems, files = [], json.loads(manifest.read_text()).get("files", {})
-    for name, expected in files.items():
-        path = manifest.parent / name
-        digest = expected["sha256"] if isinstance(expected, dict) else expected
-        if not path.exists():
-            problems.append(f"{path} is missing; run `brainfm fetch {manifest.parent.name}`")
-        elif sha256(path) != digest:
-            problems.append(f"{path} has another checksum than was fetched; run `brainfm fetch {manifest.parent.name}`")
-    print(f"raw {manifest.parent.name}: {len(files)} files")
-    return problems
-
-
-def _check_shard(path: Path, deep: bool) -> list[str]:
-    from brainfm.shards import schema
-    from brainfm.shards.codes import SCHEMA, open_codes
-    from brainfm.shards.read import open_shards
-
-    codes = schema.kind_of(path) == SCHEMA
-    try:
-        recordings = open_codes(path).recordings if codes else open_shards(path).recordings
-        bad = [r.id for r in recordings if deep and not r.is_whole()]
-    except (schema.ShardError, OSError) as error:
-        return [str(error) if str(path) in str(error) else f"{path}: {error}"]
-    mend = "remove the file and run `brainfm tokenize` again" if codes else "remove the file and run ingest again"
-    return [f"{path}: {key} does not match its checksum; {mend}" for key in bad]
-
-
-def _check_model(folder: Path) -> list[str]:
-    from brainfm.training import checkpoint
-
-    try:
-        checkpoint.load(folder)
-    except (checkpoint.CheckpointError, FileNotFoundError, KeyError) as error:
-        return [str(error)]
-    print(f"model {folder}")
-    return []
 
 
 def list_entries(what: str | None, as_json: bool) -> None:

@@ -4,6 +4,8 @@ adaptation read.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +13,25 @@ import numpy as np
 
 from brainfm.evaluations import few_shot, protocol
 from brainfm.evaluations.methods.trials import Signals
-from brainfm.modalities import electrodes, filters
-from brainfm.recording import TYPICAL, Channels
+from brainfm.modalities import electrodes, filters, units
+from brainfm.recording import NO_LABEL, TYPICAL, Channels
 from brainfm.shards.read import Windows
 from brainfm.shards.twins import merged
+from brainfm.tokens import Facts
 from brainfm.training.batches import ArrayDataset, Batcher, WindowDataset
 from brainfm.training.checkpoint import Pretrained
 from brainfm.training.finetuning import Tokenized
+
+#: Types of the words that numpy makes of whole numbers and of others where an array mixes them with words.
+NUMBERS_AS_WORDS = (np.dtype("<U21"), np.dtype("<U32"))
+#: What to do about an array in another unit.
+MULTIPLY = "multiply an array by {factor} (`scale={factor}` in brainfm.sklearn), or set the unit of the recording"
+
+#: Kinds of channels whose place their names or files can tell.
+PLACED_BY_NAME = {"eeg", "ecog", "seeg", "mag", "grad", "axial"}
+
+#: Trials that are predicted may lie so many times farther out than those of a fit: a few of them may be all artefact.
+ARTEFACT = 10.0
 
 #: Whose trials an array's are where nobody is named.
 SOMEBODY = "one"
@@ -83,11 +97,10 @@ class Given:
         return self._features[id(model)][1]
 
     def order(self) -> np.ndarray:
-        """Row numbers in order of time: by session and start for windows, as given for arrays."""
+        """Row numbers in order of time: `protocol.rows_in_time` for windows, as given for arrays."""
         if isinstance(self.trials, ArrayDataset):
             return np.arange(len(self))
-        windows = self.trials.windows
-        return np.lexsort((windows.start, windows.of("id")))
+        return protocol.rows_in_time(self.trials.windows)
 
     def spared(self, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
         """Rows to train on, rows that say when to stop, and a sentence on them.
@@ -121,7 +134,7 @@ class Given:
         """Entries of a model's card after its network was trained on these trials: whom and what it saw then too.
 
         Whom and what the card says it was trained on before is kept. Evaluations refuse to score these people, as they
-        do those of pretraining.
+        do those of pretraining, and the audit looks at these seconds too.
         """
         people, windows = card.get("subjects") or {}, card.get("windows") or {}
         everybody = sorted({*people.get("finetuned", []), *self.people.tolist()})
@@ -131,7 +144,8 @@ class Given:
         spans = dict(windows.get("finetuned", {}))
         for name, own in self.trials.windows.intervals().items():
             spans[name] = merged(np.array([*spans.get(name, []), *own])).tolist()
-        return {**entries, "windows": {**windows, "finetuned": spans}}
+        sums = {**(card.get("checksums") or {}), **{r.id: r.checksum for r in self.trials.windows.used}}
+        return {**entries, "windows": {**windows, "finetuned": spans}, "checksums": sums}
 
     def _enough(self, out: np.ndarray) -> bool:
         return all(
@@ -172,13 +186,17 @@ def _shared(windows: Windows, names: Sequence[str]) -> tuple[Channels, float, np
     return first.pick([first.name.index(n) for n in names]), used[0].sfreq, values
 
 
-def earlier_and_later(windows: Windows, later: float) -> tuple[Windows, Windows, list[str]]:
-    """Cut in time: windows to fit, the last `later` of all to score, and sentences on what is left out.
+def earlier_and_later(windows: Windows, later: float, by_recording: bool = False) -> tuple[Windows, Windows, list[str]]:
+    """Cut in time: windows to fit, the last share `later` to score, and sentences on what is left out.
 
-    Runs follow each other in order of session and id. Earlier windows that `few_shot.sharing` finds are left out.
+    The share is of all, or of each recording by itself.
+
+    Runs follow each other as in `protocol.rows_in_time`. Earlier windows that `few_shot.sharing` finds are left out.
     """
-    order = np.lexsort((windows.start, windows.of("id"), windows.of("session")))
-    fit, held = np.split(order, [round(len(order) * (1 - later))])
+    order = protocol.rows_in_time(windows)
+    runs = [order[windows.recording[order] == r] for r in np.unique(windows.recording)] if by_recording else [order]
+    cut = [np.split(run, [round(len(run) * (1 - later))]) for run in runs]
+    fit, held = (np.concatenate(sides) for sides in zip(*cut, strict=True))
     near = few_shot.sharing(windows, np.isin(np.arange(len(windows)), held))[fit]
     left_out = f"{int(near.sum())} trials before the cut share raw samples with tested ones and are left out."
     return windows.take(fit[~near]), windows.take(held), [left_out] if near.any() else []
@@ -219,21 +237,22 @@ def labels_of(X: Any, y: Any, trials: int | None = None) -> np.ndarray:
         y: one label per trial. trials: how many there are.
 
     Raises:
-        ValueError: where there are none, some are missing (None, NaN, ""), or they are of two types.
+        ValueError: where there are none, some are missing (None, NaN, "", "n/a") or infinite, or they are of two types.
     """
     if y is None:
         y = _carried(X)
+    by_numpy = getattr(y, "dtype", None) in NUMBERS_AS_WORDS
     values = y.tolist() if hasattr(y, "tolist") else list(y)
     if trials is not None and len(values) != trials:
         raise ValueError(f"got {len(values)} labels for {trials} trials; expected one each")
-    gone = [i for i, v in enumerate(values) if v is None or v == "" or v != v or str(v) == "<NA>"]
+    gone = [i for i, v in enumerate(values) if v is None or str(v).lower() in NO_LABEL]
     if gone:
         where = ", ".join(map(str, gone[:5]))
         raise ValueError(
             f"{len(gone)} of {len(values)} labels are missing (trials {where}); leave these trials out, labels must be "
             "words or whole numbers"
         )
-    types = {_type(v) for v in values}
+    types = {"numbers" if by_numpy and _numeral(v) else _type(v) for v in values}
     if len(types) > 1:
         raise ValueError(
             f"labels of two types ({' and '.join(sorted(types))}), the first {values[0]!r}; give words or numbers "
@@ -241,6 +260,8 @@ def labels_of(X: Any, y: Any, trials: int | None = None) -> np.ndarray:
         )
     out = np.array(values)
     if out.dtype.kind == "f":
+        if not np.isfinite(out).all():
+            raise ValueError(f"{int(np.sum(~np.isfinite(out)))} of {len(out)} labels are infinite; leave these out")
         if not np.array_equal(out, np.round(out)):
             raise ValueError(f"labels such as {values[0]!r} are measures and not classes; a Decoder needs conditions")
         out = out.astype(np.int64)
@@ -251,6 +272,11 @@ def _type(value: Any) -> str:
     if isinstance(value, (str, bytes)):
         return "words"
     return "booleans" if isinstance(value, (bool, np.bool_)) else "numbers"
+
+
+def _numeral(word: str) -> bool:
+    """Whether a word is how numpy writes a number."""
+    return re.fullmatch(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", word) is not None
 
 
 def _carried(X: Any) -> np.ndarray:
@@ -279,7 +305,7 @@ def arrays(
         X: the data. channels, sfreq: for an array. samples: window length at `rate`, for a Raw. rate: the encoder's.
 
     Raises:
-        ValueError: where something that is needed is not given.
+        ValueError: where something that is needed is not given, or there is no sample.
     """
     if hasattr(X, "info"):
         table, picks, _ = electrodes.from_info(X.info)
@@ -293,6 +319,9 @@ def arrays(
         raise ValueError(f"got a {type(X).__name__}; expected windows of shards, mne.Epochs, mne.io.Raw or an array")
     if data.ndim < 2 or data.shape[-2] != len(table):
         raise ValueError(f"got data of shape {data.shape} for {len(table)} channels; expected (trial, channel, time)")
+    if not data.size:
+        raise ValueError(f"got data of shape {data.shape}; expected a trial and a sample at least")
+    sfreq = hertz(sfreq)
     broken = [table.name[i] for i in range(len(table)) if not np.isfinite(data[..., i, :]).all()]
     if broken:
         named = ", ".join(broken[:5])
@@ -312,3 +341,39 @@ def arrays(
     elif samples is not None and abs(data.shape[-1] - samples) <= 1:
         data = np.pad(data, ((0, 0), (0, 0), (0, 1)), mode="edge")[..., :samples]
     return data, table, rate
+
+
+def hertz(sfreq: Any) -> float:
+    """A number of samples per second.
+
+    Raises:
+        ValueError: for what is none.
+    """
+    if not (isinstance(sfreq, (int, float, np.number)) and math.isfinite(sfreq) and sfreq > 0):
+        raise ValueError(f"sfreq={sfreq!r}; expected samples per second, above 0")
+    return float(sfreq)
+
+
+def in_units(signal: np.ndarray, table: Channels, beyond: float = 1.0) -> None:
+    """Raise ValueError for trials `(trial, channel, time)` that cannot be in SI units, see `units.implausible`."""
+    if said := units.implausible(signal, table, MULTIPLY, beyond):
+        raise ValueError(f"the trials have a {said}")
+
+
+def doubts(tables: Sequence[Channels], facts: Facts) -> list[str]:
+    """What a model that was trained on `facts` cannot know of these montages, in sentences."""
+    said = []
+    for table in {tuple(t.name): t for t in tables}.values():
+        lost = [n for n, at in zip(table.name, table.position, strict=True) if not np.isfinite(at).all()]
+        if lost and set(table.kind) <= PLACED_BY_NAME:
+            said.append(
+                f"{len(lost)} of {len(table)} channels have no position ({', '.join(lost[:4])}): a model that tells "
+                "channels apart by their place cannot tell these. Give 10-20 names, a channel table or a montage."
+            )
+        strange = sorted(set(table.kind) - set(facts.kinds))
+        if facts.kinds and strange:
+            said.append(
+                f"Channels of kind {', '.join(strange)}; the encoder was trained on {', '.join(facts.kinds)} and never "
+                "saw such: expect poor encodings."
+            )
+    return list(dict.fromkeys(said))

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Column of the metadata of epochs that says whose a trial is, as MOABB writes it.
 SUBJECT = "subject"
+#: Trials that are encoded together.
+BLOCK = 16
 
 
 class BrainFMClassifier(ClassifierMixin, BaseEstimator):
@@ -94,7 +96,7 @@ class BrainFMClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             ValueError: where labels are missing, of two types, NaN or of one class, for a single trial, or an array
-                without `channels` or `sfreq`.
+                without `channels` or `sfreq`, or one that is not in SI units.
         """
         trials = _trials(self, X, reset=True)
         people = _people(trials, groups)
@@ -164,7 +166,7 @@ class BrainFMRegressor(RegressorMixin, BaseEstimator):
             X, groups: as in `BrainFMClassifier`. y: `(trial,)` or `(trial, output)`.
 
         Raises:
-            ValueError: for missing numbers, or an array without `channels` or `sfreq`.
+            ValueError: for missing numbers, an array without `channels` or `sfreq`, or one that is not in SI units.
         """
         trials = _trials(self, X, reset=True)
         if y is None:
@@ -173,6 +175,7 @@ class BrainFMRegressor(RegressorMixin, BaseEstimator):
         check_consistent_length(trials.signal, target)
         loaded = _encoder(self)
         self.encoder_ = loaded if isinstance(loaded, Pretrained) else api.load(loaded)
+        given.in_units(trials.signal, trials.channels)
         self.channels_ = list(trials.channels.name)
         self._flat = target.ndim == 1
         columns, people = target.reshape(len(target), -1), _people(trials, groups)
@@ -188,6 +191,7 @@ class BrainFMRegressor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self, "ridge_")
         trials = _trials(self, X, reset=False).picked(self.channels_)
+        given.in_units(trials.signal, trials.channels, given.ARTEFACT)
         found = self.ridge_.predict(_encoded(trials, self.encoder_))
         return found[:, 0] if self._flat else found
 
@@ -297,13 +301,18 @@ def _array(estimator: Any, X: Any, reset: bool) -> _Trials:
             "x time) channel by channel"
         )
     signal = flat.reshape(len(flat), len(table), -1)
-    return _Trials(signal if estimator.scale == 1 else signal * estimator.scale, table, float(estimator.sfreq))
+    return _Trials(signal if estimator.scale == 1 else signal * estimator.scale, table, given.hertz(estimator.sfreq))
 
 
 def _encoded(trials: _Trials, encoder: Pretrained) -> np.ndarray:
-    """`(trial, feature)` pooled encodings."""
-    made = given.arrays(trials.signal, trials.channels, trials.sfreq, None, encoder.facts.sfreq)
-    return encoder.pooled(ArrayDataset(*made, encoder.batcher()))
+    """`(trial, feature)` pooled encodings, in full blocks.
+
+    A matrix product's last digit follows the number of its rows, and what is fitted to it enlarges that: with blocks
+    filled up a trial gets the same answer whatever stands beside it.
+    """
+    full = np.concatenate([trials.signal, np.repeat(trials.signal[-1:], -len(trials.signal) % BLOCK, axis=0)])
+    made = given.arrays(full, trials.channels, trials.sfreq, None, encoder.facts.sfreq)
+    return encoder.pooled(ArrayDataset(*made, encoder.batcher()), BLOCK)[: len(trials.signal)]
 
 
 def _encoder(estimator: Any) -> Pretrained | str | Path:

@@ -12,7 +12,7 @@ import torch
 from scipy.signal import resample_poly
 
 import brainfm
-from brainfm import api, metrics
+from brainfm import api, finetune, metrics
 from brainfm.evaluations.methods import adaptation
 from brainfm.modalities import electrodes
 from brainfm.models import luna
@@ -247,7 +247,7 @@ def test_public_names() -> None:
 
 def test_finetune_subject_scores_the_last_trials(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shard(tmp_path / "shards", n=60)
-    result = api.finetune_subject(folder, tmp_path / "shards", "1", tmp_path / "out", 0.0, 1.0, 0.3, "probe", 0)
+    result = finetune.run(folder, tmp_path / "shards", "1", tmp_path / "out", 0.0, 1.0, 0.3, "probe", 0)
     assert (result["n_trials"], result["chance"]) == (18, 0.5)
     assert result["ci"][0] <= result["score"] <= result["ci"][1]
     loaded = brainfm.Decoder.load(tmp_path / "out")
@@ -264,18 +264,18 @@ def test_finetune_subject_says_whom_the_model_met(
     for side in ("train", "finetuned"):
         known = Pretrained(encoder.model, encoder.config, encoder.facts, {"subjects": {side: ["made_up/1"]}})
         known.save(tmp_path / side)
-    result = api.finetune_subject(tmp_path / "train", tmp_path / "shards", *rest)
+    result = finetune.run(tmp_path / "train", tmp_path / "shards", *rest)
     assert "made_up/1 was in this model's pretraining" in capsys.readouterr().out
     assert "made_up/1 was in this model's pretraining" in result["note"]
     with pytest.raises(ValueError, match="made_up/1 has taught this model labelled trials already"):
-        api.finetune_subject(tmp_path / "finetuned", tmp_path / "shards", *rest)
+        finetune.run(tmp_path / "finetuned", tmp_path / "shards", *rest)
 
 
 def test_finetune(encoder: Pretrained, tmp_path: Path) -> None:
     signal, labels = trials(60)
     given = {"channels": NAMES, "sfreq": SFREQ}
     before = {k: v.clone() for k, v in encoder.model.state_dict().items()}
-    trained = [p.requires_grad for p in encoder.model.parameters()]
+    trained, card = [p.requires_grad for p in encoder.model.parameters()], dict(encoder.card)
     first = brainfm.Decoder(encoder, "finetune", steps=1, learning_rate=3e-3).fit(signal, labels, **given)
     tuned = brainfm.Decoder(encoder, "finetune", steps=40, learning_rate=3e-3).fit(signal, labels, **given)
     assert all(torch.equal(v, before[k]) for k, v in encoder.model.state_dict().items())
@@ -287,7 +287,7 @@ def test_finetune(encoder: Pretrained, tmp_path: Path) -> None:
     said = tuned.encoder_.card["finetuned"]
     assert (said["trials"], said["spared"], said["adapt"]) == (60, 12, "finetune")
     assert tuned.encoder_.card["subjects"] == {"finetuned": ["one"]}
-    assert encoder.card == {}
+    assert encoder.card == card
     assert tuned.notes_ == ["12 of 60 trials, the last of each class, say when to stop."]
     assert not tuned.encoder_.model.training
     loaded = brainfm.Decoder.load(tuned.save(tmp_path / "decoder"))
@@ -530,3 +530,71 @@ def test_a_second_fit_starts_from_the_encoder_again(encoder: Pretrained) -> None
     decoder = brainfm.Decoder(encoder, "finetune", steps=3).fit(signal, labels, **GIVEN)
     first = decoder.predict_proba(signal, **GIVEN)
     np.testing.assert_array_equal(decoder.fit(signal, labels, **GIVEN).predict_proba(signal, **GIVEN), first)
+
+
+@pytest.mark.parametrize("sfreq", [0, -5.0, float("nan"), "64"])
+def test_a_rate_that_is_none(encoder: Pretrained, sfreq: object) -> None:
+    with pytest.raises(ValueError, match="expected samples per second, above 0"):
+        brainfm.Decoder(encoder).fit(*trials(), channels=NAMES, sfreq=sfreq)
+
+
+def test_nothing_to_fit_by(encoder: Pretrained, fitted: brainfm.Decoder) -> None:
+    with pytest.raises(ValueError, match=r"steps=0, .* expected one step or more"):
+        brainfm.Decoder(encoder, "finetune", steps=0)
+    with pytest.raises(ValueError, match="learning_rate=0; expected"):
+        brainfm.Decoder(encoder, "finetune", learning_rate=0)
+    for shape in ((0, 4, SAMPLES), (40, 4, 0)):
+        with pytest.raises(ValueError, match="expected a trial and a sample at least"):
+            brainfm.Decoder(encoder).fit(np.zeros(shape), ["x", "y"] * 20, **GIVEN)
+    with pytest.raises(ValueError, match="expected a trial and a sample at least"):
+        fitted.predict(np.zeros((0, 4, SAMPLES)), **GIVEN)
+
+
+def test_numbers_in_another_unit_are_refused(encoder: Pretrained) -> None:
+    """As ingest and `brainfm decode` do; flat channels say nothing of the unit."""
+    import mne
+
+    signal, labels = trials()
+    with pytest.raises(ValueError, match=r"microvolt read as volt \(factor 1e-6\); multiply an array by 1e-6"):
+        brainfm.Decoder(encoder).fit(1e6 * signal, labels, **GIVEN)
+    with pytest.raises(ValueError, match=r"volt read as microvolt .*multiply an array by 1e6"):
+        brainfm.Decoder(encoder).fit(1e-6 * signal, labels, **GIVEN)
+    events = np.stack([np.arange(40) * SAMPLES, np.zeros(40, int), np.where(labels == "left", 7, 9)], axis=1)
+    epochs = mne.EpochsArray(1e6 * signal, mne.create_info(NAMES, SFREQ, "eeg"), events, verbose="error")
+    with pytest.raises(ValueError, match="microvolt read as volt"):
+        brainfm.Decoder(encoder).fit(epochs, labels)
+    signal[:, 1:] = 0
+    decoder = brainfm.Decoder(encoder).fit(signal, labels, **GIVEN)
+    decoder.predict(100 * signal[:1], **GIVEN)  # a trial of artefacts
+    with pytest.raises(ValueError, match="microvolt read as volt"):
+        decoder.predict(1e6 * signal, **GIVEN)
+
+
+def test_channels_that_nobody_can_place(encoder: Pretrained) -> None:
+    signal, labels = trials()
+    with pytest.warns(UserWarning, match=r"4 of 4 channels have no position \(E0, E1, E2, E3\)"):
+        decoder = brainfm.Decoder(encoder).fit(signal, labels, channels=["E0", "E1", "E2", "E3"], sfreq=SFREQ)
+    assert "no position (E0, E1, E2, E3)" in decoder.notes_[0]
+
+
+def test_sensors_that_the_encoder_never_saw(encoder: Pretrained) -> None:
+    import mne
+
+    signal, labels = trials()
+    events = np.stack([np.arange(40) * SAMPLES, np.zeros(40, int), np.where(labels == "left", 7, 9)], axis=1)
+    info = mne.create_info(["MEG 0111", "MEG 0121", "MEG 0131", "MEG 0141"], SFREQ, "mag")
+    epochs = mne.EpochsArray(1e-7 * signal, info, events, verbose="error")
+    with pytest.warns(UserWarning, match="Channels of kind mag; the encoder was trained on eeg and never saw such"):
+        decoder = brainfm.Decoder(encoder).fit(epochs, labels)
+    assert any("trained on eeg" in note for note in decoder.notes_)
+
+
+def test_windows_of_another_length_are_refused(fitted: brainfm.Decoder, encoder: Pretrained, tmp_path: Path) -> None:
+    signal, _ = trials()
+    with pytest.raises(ValueError, match=r"got trials of 0\.5 s; fitted on 1 s: cut them to that length"):
+        fitted.predict(signal[..., : SAMPLES // 2], **GIVEN)
+    shard(tmp_path)
+    corpus = brainfm.open_shards(tmp_path)
+    own = brainfm.Decoder(encoder).fit(corpus.trials(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"got trials of 0\.5 s; fitted on 1 s"):
+        own.predict(corpus.trials(0.0, 0.5))

@@ -77,7 +77,7 @@ def test_every_verb_explains_itself(run, verb: str) -> None:
     ("words", "message"),
     [
         (("fetch", "eegmatt"), "no dataset named 'eegmatt' in brainfm/datasets; did you mean 'eegmat'?"),
-        (("compare", "absent.json"), "absent.json is missing"),
+        (("compare", "absent.json"), "absent.json does not exist"),
         (("ingest", "sim_ee"), "did you mean 'sim_eeg'?"),
         (("tokenize", "braintokenizer_locla"), "did you mean 'braintokenizer_local'?"),
         (("pretrain", "luna_tyni"), "no pretrain key 'luna_tyni'"),
@@ -178,6 +178,65 @@ def test_failed_subjects_are_listed_with_status_one(run, project: Path, monkeypa
     assert "1 of 2 recordings failed" in err
     assert "2: the file of 2 is cut short" in err
     assert (project / "data/shards/meeg/scp1/sub-1.h5").exists()
+
+
+def test_check_says_what_it_looked_at(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = [
+        Recording("d", "1", "eeg", Channels.make(["Cz"], "eeg"), run=run_, sfreq=10.0, signal=np.ones((1, 20)))
+        for run_ in "ab"
+    ]
+    write_shard(tmp_path / "data/shards/c/d/sub-1.h5", made, {})
+    for words in ((), ("data/shards",)):
+        status, out, _ = run("check", *words)
+        assert status == 0
+        assert "shards data/shards/c/d: 1 files, 2 recordings, headers read" in out
+        assert "contents of shards were not read: `--deep`" in out
+        assert "all is whole" not in out
+    out = run("check", "--deep")[1]
+    assert "2 recordings, all data compared with checksums" in out
+    assert "all is whole" in out
+
+
+def test_errors_of_the_system_name_the_path(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").write_text("a file where a folder is wanted")
+    (tmp_path / "configs").mkdir()
+    status, _, err = run("fetch", "sim_eeg")
+    assert status == 2
+    assert err.startswith("brainfm: data/raw")
+    assert err.rstrip().endswith(("Not a directory", "File exists"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda: np.ones((2, 3)) @ np.ones((2, 3)), "ValueError: matmul"),
+        (lambda: {}["gone"], "KeyError: gone"),
+        (lambda: json.loads("{"), "JSONDecodeError: Expecting"),
+    ],
+)
+def test_a_fault_of_ours_has_its_place(run, monkeypatch: pytest.MonkeyPatch, fault, said: str) -> None:
+    from brainfm import describe
+
+    monkeypatch.setattr(describe, "list_entries", lambda *_: fault())
+    status, _, err = run("list")
+    assert status == 1
+    assert said in err
+    assert "test_cli.py:" in err or "json/decoder.py:" in err
+    assert "probably a bug. BRAINFM_DEBUG=1 before the command shows the whole traceback" in err
+    monkeypatch.setenv("BRAINFM_DEBUG", "1")
+    monkeypatch.setattr("sys.argv", ["brainfm", "list"])
+    with pytest.raises((ValueError, KeyError)):
+        cli.main()
+
+
+def test_the_audit_of_nothing_names_the_stage_to_run(run, project: Path) -> None:
+    status, _, err = run("audit")
+    assert status == 2
+    assert "is not there yet" in err
+    assert "run `brainfm tokenize " in err
+    assert "first, or all stages with `make repro`" in err
 
 
 def test_check_of_an_empty_folder(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

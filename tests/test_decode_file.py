@@ -310,3 +310,23 @@ def test_a_decoder_that_aligns_people_sees_the_whole_recording_first(decoder: Pa
         decode_file.run(tmp_path / "aligned", [path], tmp_path / "causal", causal=True)
     loaded.save(tmp_path / "calibrated")
     decode_file.run(tmp_path / "calibrated", [path], tmp_path / "causal", causal=True)
+
+
+def test_a_slow_file_needs_no_filter_above_its_own_rate(decoder: Path, tmp_path: Path) -> None:
+    """A low-pass of 20 Hz has nothing to do in a file of 40 Hz; its error would ask for an option that is not there."""
+    times = np.arange(60 * 40) / 40
+    raw = mne.io.RawArray(rhythm(times, blocks(times), 7), mne.create_info(NAMES, 40.0, "eeg"), verbose="error")
+    raw.save(tmp_path / "slow_raw.fif", verbose="error")
+    decode_file.run(decoder, [tmp_path / "slow_raw.fif"], tmp_path / "out")
+    told = json.loads((tmp_path / "out/slow_raw_events.json").read_text())
+    assert any("what lies above 20 Hz is missing" in text for text in told["Remarks"])
+    assert all(step.get("lowpass_hz") != 20 for step in told["Cleaning"])
+
+
+def test_a_unit_is_mended_by_ingest(decoder: Path, tmp_path: Path) -> None:
+    times = np.arange(60 * 128) / 128
+    signal = 1e6 * rhythm(times, blocks(times), 7)
+    raw = mne.io.RawArray(signal, mne.create_info(NAMES, 128.0, "eeg"), verbose="error")
+    raw.save(tmp_path / "micro_raw.fif", verbose="error")
+    with pytest.raises(DecodeError, match="`brainfm ingest FILE --unit uV` and decode the shard"):
+        decode_file.run(decoder, [tmp_path / "micro_raw.fif"], tmp_path / "out")

@@ -117,4 +117,40 @@ def test_what_a_card_says_is_kept_when_more_is_seen(tmp_path: Path) -> None:
         "made_up/1/1/a": [[2.0, 6.0], [8.0, 9.0]], "made_up/1/1/b": [[2.0, 3.0]]
     }  # fmt: skip
     assert card["windows"]["train"] == {}
+    assert card["checksums"] == {r.id: r.checksum for r in windows.recordings}
     assert seen([2, 3], card) == card
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([np.nan, "left"]), "1 of 2 labels are missing"),
+        (["n/a", "left", "N/A"], "2 of 3 labels are missing"),
+        (np.array(["nan", "left"]), "1 of 2 labels are missing"),
+        (np.array([1, "left"]), "two types .numbers and words"),
+        (np.array([0.5, "left"]), "two types .numbers and words"),
+        ([0.0, np.inf, -np.inf], "2 of 3 labels are infinite"),
+    ],
+)
+def test_labels_that_are_none(labels: object, message: str) -> None:
+    """Also those that numpy made words of on the way."""
+    with pytest.raises(ValueError, match=message):
+        labels_of(None, labels)
+
+
+def test_words_that_look_like_numbers_are_words() -> None:
+    assert labels_of(None, np.array(["10", "rest"])).tolist() == ["10", "rest"]
+    assert labels_of(None, np.array([1, 2], "<U21")).tolist() == ["1", "2"]
+
+
+def test_a_missing_label_of_pandas() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="1 of 2 labels are missing"):
+        labels_of(None, pandas.array(["a", pandas.NA]))
+
+
+def test_each_recording_is_cut_where_it_is_asked(tmp_path: Path) -> None:
+    write_shard(tmp_path / "1.h5", [run("1", "a"), run("1", "b")], {})
+    fit, held, _ = earlier_and_later(open_shards(tmp_path).trials(0.0, 1.0), 0.3, by_recording=True)
+    assert fit.intervals() == {f"made_up/1/1/{r}": [[0.0, 7.0]] for r in "ab"}
+    assert held.intervals() == {f"made_up/1/1/{r}": [[7.0, 10.0]] for r in "ab"}

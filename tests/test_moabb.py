@@ -1,6 +1,6 @@
 """MOABB's evaluations run the classifier: within session, across sessions and across subjects, on arrays and on epochs.
 
-MOABB is no dependency. Where it cannot be imported, nothing here runs: `pip install brainfm[moabb]`.
+MOABB is no dependency. Where it cannot be imported, nothing here runs: `make reference`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from brainfm.sklearn import BrainFMClassifier, moabb_pipeline
 from brainfm.tokens import Facts
 from brainfm.training.checkpoint import Pretrained
 
-pytest.importorskip("moabb", reason="MOABB is not installed; pip install brainfm[moabb]")
+pytest.importorskip("moabb", reason="MOABB is no dependency: make reference")
 
 from moabb.analysis.results import get_pipeline_digest
 from moabb.datasets.fake import FakeDataset
@@ -29,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.slow,
+    pytest.mark.reference,
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -318,3 +318,42 @@ def test_trials_that_are_refused(encoder: Pretrained) -> None:
     other = epochs_of(signal, LABELS).copy().resample(32.0)
     with pytest.raises(ValueError, match="several montages or rates"):
         found.predict([epochs_of(signal, LABELS), other])
+
+
+@pytest.mark.parametrize("kind", [BrainFMClassifier, BrainFMRegressor])
+def test_numbers_in_another_unit_are_refused(encoder: Pretrained, kind: type) -> None:
+    signal, amplitude = trials()
+    target = LABELS if kind is BrainFMClassifier else amplitude
+    with pytest.raises(ValueError, match=r"microvolt read as volt .*`scale=1e-6` in brainfm.sklearn"):
+        kind(encoder, channels=NAMES, sfreq=SFREQ).fit(1e6 * signal, target)
+
+
+@pytest.mark.parametrize("sfreq", [0, -5.0, float("nan")])
+def test_a_rate_that_is_none(encoder: Pretrained, sfreq: float) -> None:
+    with pytest.raises(ValueError, match="expected samples per second, above 0"):
+        BrainFMClassifier(encoder, channels=NAMES, sfreq=sfreq).fit(trials()[0], LABELS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.array([np.nan, "left"] * 20), "20 of 40 labels are missing"),
+        (np.array([1, "left"] * 20), "two types"),
+        (["n/a", "left"] * 20, "20 of 40 labels are missing"),
+        (np.tile([0.0, np.inf], 20), "infinit"),
+    ],
+)
+def test_labels_that_numpy_hid(encoder: Pretrained, labels: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        classifier(encoder).fit(trials()[0], labels)
+
+
+def test_a_pipeline_hands_groups_on_under_its_step(encoder: Pretrained) -> None:
+    """As docs/transfer.md says it."""
+    signal, _ = trials()
+    signal[30:] *= 0.5
+    pipeline = make_pipeline(FunctionTransformer(), classifier(encoder, "statistics"))
+    keywords = {"groups": PEOPLE, "cv": GroupKFold(4)}
+    told = cross_val_score(pipeline, signal, LABELS, params={"brainfmclassifier__groups": PEOPLE}, **keywords)
+    alone = cross_val_score(classifier(encoder, "statistics"), signal, LABELS, params={"groups": PEOPLE}, **keywords)
+    np.testing.assert_allclose(told, alone)
