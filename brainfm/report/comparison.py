@@ -38,9 +38,11 @@ KINDS = {
     "baseline": "baseline",
     "control": "control",
 }
-#: Baselines that are networks, by name: "probe" and "encodings" are readouts of the pretrained one as it came, "from
-#: scratch" and "joint" (`evaluations/few_labels.py`) start from fresh weights.
+#: Methods that are networks, by name: "probe" and "encodings" are readouts of the pretrained one as it came, "own past"
+#: (`evaluations/generation.py`) is that one left to itself, "from scratch" and "joint" (`evaluations/few_labels.py`)
+#: start from fresh weights.
 NETWORKS = {
+    "own past": "pretrained",
     "probe": "pretrained",
     "encodings": "pretrained",
     "from scratch": "untrained",
@@ -223,12 +225,14 @@ def forest(result: dict[str, Any], number_of: int) -> str:
 
 
 def add_mark(
-    drawing: go.Figure, y: float, score: float, interval: Any, name: str, colour: str, symbol: str = "circle"
-) -> None:
-    """A mark with its interval on row `y`."""
+    drawing: go.Figure, y: float, score: float, interval: Any, name: str, colour: str, symbol: str = "circle",
+    place: tuple[int | None, int | None] = (None, None),
+) -> None:  # fmt: skip
+    """A mark with its interval on row `y`, in the panel at `place` (row, column) where there are several."""
     pair = bounds(interval)
     drawing.add_scatter(
         x=[score], y=[y], mode="markers", hoverinfo="text", hovertext=[f"{name}: {scored(score, interval)}"],
+        row=place[0], col=place[1],
         marker={"color": colour, "symbol": symbol, "size": 10},
         error_x={
             "type": "data", "array": [max(pair[1] - score, 0)], "arrayminus": [max(score - pair[0], 0)],
@@ -309,8 +313,8 @@ def pairs_table(result: dict[str, Any]) -> str:
         f"<details><summary>All {len(rows)} paired comparisons</summary>"
         f'<div class="wide"><table><thead><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></details>"
-        '<p class="caption">Tests are over people, two-sided; Holm corrects the Wilcoxon p over the pairs of a family: '
-        f"what pretraining adds, and the score against all others.{few}</p>"
+        '<p class="caption">Tests are over people, the corrected t over folds, two-sided; Holm corrects the Wilcoxon p '
+        f"over the pairs of a family: what pretraining adds, and the score against all others.{few}</p>"
     )
 
 

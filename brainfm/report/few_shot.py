@@ -10,15 +10,29 @@ import plotly.graph_objects as go
 
 from brainfm.report.inputs import dicts, simulated, source, task, words
 from brainfm.report.style import COLOURS, GREY, METHODS, SYMBOLS, bounds, finite, label, method, plot, scored
+from brainfm.report.tables import pair_of
 
 #: Lines of the first, second ... method of a kind.
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+#: Paired differences that are drawn: key of a result → part of the figure's id, its title, and its caption.
+GAINS = {
+    "effect_of_transfer": (
+        "transfer", "effect of transfer",
+        "What pretraining adds: pretrained minus untrained with the same labels, within people.",
+    ),
+    "joint_minus_separate": (
+        "joint", "joint minus separate",
+        "What learning responses and behaviour together adds to learning one after the other, with the same labels.",
+    ),
+}  # fmt: skip
 
 
 def draw(results: Sequence[dict[str, Any]]) -> list[str]:
-    """A figure for each result that has a curve, and beside it what pretraining adds where that is known."""
+    """A figure for each result that has a curve, and beside it what pretraining or joint training adds, where known."""
     found = [r for r in results if points(r)]
-    return [x for i, r in enumerate(found, 1) for x in (one(r, i), effect(r, i)) if x]
+    return [
+        x for i, r in enumerate(found, 1) for x in (one(r, i), *(x for key in GAINS for x in gains(r, key, i))) if x
+    ]
 
 
 def points(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -61,11 +75,21 @@ def one(result: dict[str, Any], number_of: int) -> str:
     )
 
 
-def effect(result: dict[str, Any], number_of: int) -> str:
-    """The effect of transfer at each number of shots, single people beside it; nothing where there is none."""
-    found = [p for p in dicts(result.get("effect_of_transfer")) if finite(p.get("score")) and finite(p.get("shots"))]
-    if not found:
-        return ""
+def gains(result: dict[str, Any], key: str, number_of: int) -> list[str]:
+    """A figure of one of `GAINS` for each pair of methods that it is of; a result may name none."""
+    by_pair: dict[str, list[dict[str, Any]]] = {}
+    for p in dicts(result.get(key)):
+        if finite(p.get("score")) and finite(p.get("shots")):
+            by_pair.setdefault(pair_of(p), []).append(p)
+    return [
+        gain(result, key, f"{number_of}-{i}" if i > 1 else f"{number_of}", pair, found)
+        for i, (pair, found) in enumerate(by_pair.items(), 1)
+    ]
+
+
+def gain(result: dict[str, Any], key: str, number_of: str, pair: str, found: Sequence[dict[str, Any]]) -> str:
+    """One of `GAINS` at each number of shots, single people beside it."""
+    part, title, what = GAINS[key]
     found = sorted(found, key=lambda p: p["shots"])
     x, colour = list(range(len(found))), COLOURS["pretrained"]
     drawing = go.Figure()
@@ -95,12 +119,10 @@ def effect(result: dict[str, Any], number_of: int) -> str:
         title={"text": label(words(result.get("curve_axis")) or "labelled examples (shots)")},
     )  # fmt: skip
     drawing.update_yaxes(title={"text": label(f"gain in {words(result.get('metric')) or 'score'}")}, automargin=True)
-    caption = (
-        "What pretraining adds: pretrained minus untrained with the same labels, within people. Above the dashed line "
-        "it helped, below it harmed; bars are 95 % intervals over people, pale dots single people."
-    )
+    over = "people, pale dots single people" if people else words(result.get("ci_over")) or "people"
+    caption = f"{what} Above the dashed line it helped, below it harmed; bars are 95 % intervals over {over}."
     return plot(
-        drawing, f"fig-transfer-{number_of}", f"{task(result)}: effect of transfer", source(result), caption,
+        drawing, f"fig-{part}-{number_of}", f"{task(result)}: {title}{pair}", source(result), caption,
         simulated(result), half=True,
     )  # fmt: skip
 

@@ -71,8 +71,8 @@ def table(own: dict[str, Any]) -> str:
     return (
         f'<div class="wide"><table><thead><tr><th>Representation</th>{head}</tr></thead><tbody>{body}</tbody></table>'
         '</div><p class="caption">Balanced accuracy for the label, share of right windows for the subject, means over '
-        "people with 95 % intervals; p by permuting the truth, shifted: by shifting it "
-        "round in time. Who someone is is fitted on early windows and asked on "
+        "people with 95 % intervals; p by permuting the truth, or people's signs where a recording is one condition. "
+        "Who someone is is fitted on early windows and asked on "
         "later ones after a gap. A representation of identity has a high third column and a first one at chance.</p>"
     )
 
@@ -81,8 +81,7 @@ def _cell(entry: Any) -> str:
     entry = _dict(entry)
     if not finite(entry.get("score")):
         return "–"
-    said = [f"{word} {number(entry[k])}" for k, word in (("p", "p"), ("p_shifted", "shifted")) if finite(entry.get(k))]
-    p = f'<span class="small">{", ".join(said)}</span>'
+    p = f'<span class="small">p {number(entry["p"])}</span>' if finite(entry.get("p")) else ""
     return f'<span class="value">{escape(scored(entry["score"], entry.get("ci")))}</span>{p}'
 
 

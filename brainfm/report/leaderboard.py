@@ -75,13 +75,14 @@ def row(found: dict[str, Any], more: Sequence[str], beside: Path) -> str:
 
 def origin(found: dict[str, Any], beside: Path) -> str:
     """Links to the result, its configuration and its audit, with commit and seed."""
-    style, passed = {True: ("good", "passed"), False: ("bad", "not passed"), None: ("", "none")}[found["audit_passed"]]
+    style = {"passed": "good", "none": ""}.get(found["audited"], "bad")
+    said = f'<span class="{style}">{escape(found["audited"])}</span>'
     configured = link(found["config"], beside, "configuration") if found["config"] else "no configuration"
     audit = link(found["audit"], beside, "audit") if found["audit"] else "audit"
     return (
         f"{link(found['file'], beside, found['key'])}"
         f'<span class="small">{configured}, seed {escape(found["seed"])}, commit '
-        f'{escape((found["commit"] or "not known")[:10])}, {audit} <span class="{style}">{passed}</span></span>'
+        f"{escape((found['commit'] or 'not known')[:10])}, {audit} {said}</span>"
     )
 
 

@@ -19,6 +19,7 @@ from brainfm.report import (
     in_time,
     learning_curves,
     matrices,
+    measures,
     model_table,
     provenance,
     ranking,
@@ -42,7 +43,7 @@ body {{ font: 16px/1.5 {FONT}; color: {INK}; background: #fff; margin: 0 auto; m
   padding: 24px 20px 60px; }}
 h1 {{ font-size: 1.8rem; line-height: 1.2; margin: 0 0 .6rem; }}
 h2 {{ font-size: 1.3rem; margin: 2.6rem 0 .6rem; padding-top: .6rem; border-top: 1px solid {LINE}; }}
-h3 {{ font-size: 1rem; margin: 1.4rem 0 .4rem; }}
+h3 {{ font-size: 1rem; margin: 1.4rem 0 .4rem; }} h4 {{ font-size: .9rem; margin: 1rem 0 .2rem; }}
 nav {{ font-size: .92rem; color: {GREY}; }}
 nav a {{ color: #005A8C; margin-right: .9em; white-space: nowrap; }}
 .lead {{ color: {GREY}; margin: 0 0 .8rem; max-width: 78ch; }}
@@ -51,7 +52,7 @@ nav a {{ color: #005A8C; margin-right: .9em; white-space: nowrap; }}
 .verdicts {{ padding-left: 1.1em; }} .verdicts li {{ margin: .5rem 0; }}
 .source, .note, .caption, figcaption {{ color: {GREY}; font-size: .88rem; }}
 figcaption {{ margin-top: 8px; }}
-.figures {{ display: flex; flex-wrap: wrap; gap: 18px; }}
+.figures {{ display: flex; flex-wrap: wrap; gap: 18px; }} .wide + .figures {{ margin-top: 14px; }}
 .figure {{ margin: 0; flex: 1 1 100%; min-width: 0; border: 1px solid {LINE}; border-radius: 6px;
   padding: 8px 10px 10px; box-sizing: border-box; break-inside: avoid; }}
 .figure.half {{ flex: 0 1 calc(50% - 9px); min-width: 340px; }}
@@ -212,6 +213,7 @@ def sections(
         ("says", "What this says", "", verdict.paragraph(results, audit)),
         ("summary", "Summary", "", summary.table(results)),
         ("scores", "Scores with their intervals", "The table above as a picture.", inside["scores"]),
+        ("measures", "Further measures", "What else was measured of the same predictions.", measures.sections(results)),
         ("devices", "Together or apart", "The same steps on EEG, on MEG, and on both; unseen devices first.",
          devices.table(results)),
         ("comparison", "Methods under one protocol", "The same people, windows and tuning budget for every method.",

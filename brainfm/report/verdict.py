@@ -56,7 +56,7 @@ def chance(result: dict[str, Any]) -> str:
 
 def probability(result: dict[str, Any]) -> str:
     """The p value of a result that has one."""
-    return f" (p = {result['p']:.3f} against permuted test labels)" if finite(result.get("p")) else ""
+    return f" (p = {result['p']:.3f} by permutation)" if finite(result.get("p")) else ""
 
 
 def sentence(result: dict[str, Any]) -> str:

@@ -80,7 +80,8 @@ def compared(
         groups = {"F": {**interval(mean, 0.06), "n": 5}, "M": {"score": mean, "ci": None, "n": 3}}
         rows.append(
             {"name": name, "kind": kind, "adapt": adapt, **interval(mean, 0.04), "per_subject": each,
-             "auroc": mean + 0.05, "kappa": 2 * mean - 1, "ece": 0.08, "brier": 0.4, "log_loss": 0.6, "p": 0.001,
+             "auroc": mean + 0.05, "chance_corrected": 2 * mean - 1, "ece": 0.08, "brier": 0.4, "log_loss": 0.6,
+             "p": 0.001,
              "worst": [worst, each[worst]],
              "groups": {"sex": groups, "age": {"up to 30": mean}}, "setting": {"penalty": 0.1}, "tried": 3,
              "losses": [0.7, 0.6, 0.65]}
@@ -108,6 +109,86 @@ def compared(
         "confusion": {"labels": ["left", "right"], "counts": [[50, 20], [10, 60]]},
         "budget": {"tries": 3, "steps": 100, "batch_size": 16, "validations": 5, "patience": 3}, **more,
     }  # fmt: skip
+
+
+def simulated(key: str, evaluation: str, metric: str, score: float, **more: Any) -> dict:
+    """What every result has, of an evaluation of simulated animals."""
+    return {
+        "stage": "decode", "key": key, "task": f"task of {key}", "dataset": "test_spikes", "model": "ndt_small",
+        "evaluation": evaluation, "simulated": True, "seed": 3, "metric": metric, **interval(score, 0.1),
+        "ci_over": "subjects", "n_subjects": 2, "n_trials": 80, "chance": 0.0, "baselines": {}, **more,
+    }  # fmt: skip
+
+
+def several_measures() -> dict:
+    """The result of `generation` and of `connectivity` in one: measures, chance where it is known, one far off."""
+    animals = {"test_spikes/a": 0.3, "test_spikes/b": 0.5}
+    pretrained, far = {**interval(0.4, 0.1), "per_subject": animals}, {**interval(-7.25, 1.0), "per_subject": {}}
+    return simulated(
+        "generated", "generation", "rate correlation", 0.4, measures={
+            "rate correlation": {"pretrained": pretrained, "GLM": interval(0.5, 0.25), "untrained": interval(0.0, 0.1)},
+            "bits per spike": {"pretrained": interval(0.2, 0.1), "GLM": interval(0.75, 0.25), "untrained": far},
+            "Fano factor": {"pretrained": interval(1.1, 0.1), "recorded": {"score": None, "ci": None}},
+            "AUPRC": {"pretrained": {**interval(0.6, 0.1), "chance": 0.021, "n": 10620}},
+        },
+        differences={"GLM": interval(-0.05, 0.01), "mean": {"score": 0.4, "ci": None}},
+        animals={"test_spikes/a": {"neurons": 5, "images": 8, "presentations": 1040, "ci": [0.2, 0.4]}},
+        per_subject=animals,
+    )  # fmt: skip
+
+
+def latents() -> dict:
+    """The result of `neural_latents`."""
+    own = {"co-bps": 0.13, "fp-bps": -0.02, "psth R2": 0.41}
+    return simulated(
+        "latents", "neural_latents", "co-bps", 0.13, latents={"pretrained": own, "untrained": {"co-bps": -0.3}},
+        baselines={"linear": interval(0.11, 0.02), "untrained": interval(-0.3, 0.1)},
+    )  # fmt: skip
+
+
+def over_blocks() -> dict:
+    """The result of `blocks` for a position."""
+    blocks = {"pretrained": [[0.6, 0.7], [0.5, 0.8], [-2.0, -4.0]], "ridge": [[0.4, 0.5], [0.5, None], [0.1, 0.2]]}
+    return simulated(
+        "place", "blocks", "R2", 0.6, per_block=blocks, median_error={"pretrained": 35.5, "naive Bayes": 27.0},
+        traces=[{"title": "position 1, a", "time": [0, 1], "true": [1, 2], "predicted": [1, 3], "unit": "px"}],
+    )  # fmt: skip
+
+
+def few_labels() -> dict:
+    """The result of `few_labels` for a position."""
+    names = ("pretrained", "from scratch", "joint")
+    points = [
+        {"shots": s, "model": m, **interval(0.5, 0.1), "median_error": 10.0 * i + s}
+        for i, m in enumerate(names, 1)
+        for s in (5, 100)
+    ]
+    gain = [{"shots": s, **interval(g, 0.02)} for s, g in ((5, 0.14), (100, 0.01))]
+    loss = [{"shots": s, **interval(g, 0.02)} for s, g in ((5, -0.06), (100, 0.03))]
+    return simulated(
+        "few", "few_labels", "R2", 0.5, curve=points, curve_axis="percent of 40 s", effect_of_transfer=gain,
+        joint_minus_separate=loss, median_error={"pretrained": 110.0, "mean": 300.0},
+    )  # fmt: skip
+
+
+def connectome(rng: np.random.Generator, n: int = 12) -> dict:
+    """The result of `connectome`: three true groups, of which one neuron is in none, and two found communities."""
+    true, found = np.arange(n) % 3, np.where(np.arange(n) % 3 == 0, 1, 0)
+    true[-1] = -1
+    affinity = (true[:, None] == true) + rng.random((n, n)) / 10
+    one = {"rank": 2, "agreement": [0.97, 0.93], "explained": 0.8, "sizes": [2.5, 2.0], "p": [0.05, None],
+           "p_explained": 0.05, "communities": {"test_spikes/a": 2, "test_spikes/b": 3}}  # fmt: skip
+    return simulated(
+        "groups", "connectome", "NMI", 0.6, p=0.005, components={"activity": one, "pretrained": {**one, "rank": 1}},
+        null=np.sort(rng.random(199) / 4).tolist(), baselines={"activity": interval(0.9, 0.05)},
+        graph={"subject": "test_spikes/a", "neurons": [f"n{i}" for i in range(n)], "affinity": affinity.tolist(),
+               "found": found.tolist(), "true": true.tolist()},
+    )  # fmt: skip
+
+
+def beside(rng: np.random.Generator) -> list[dict]:
+    """A result of each evaluation that measures more than its score."""
+    return [several_measures(), latents(), over_blocks(), few_labels(), connectome(rng)]
 
 
 def connectivity(rng: np.random.Generator, n: int = 12) -> list[dict]:

@@ -11,7 +11,7 @@ import made_up
 import numpy as np
 import pytest
 
-from brainfm.report import comparison, few_shot, ranking, summary
+from brainfm.report import comparison, few_shot, ranking, summary, tables
 from brainfm.report.page import write_page
 
 needs_browser = pytest.mark.skipif(browser.chromium() is None, reason="no chromium on this machine")
@@ -96,6 +96,12 @@ def test_the_effect_of_transfer_stands_beside_the_curve(result: dict) -> None:
     assert "fig-few-shot-1" in curve
     assert "5 shots: 0.10 [0.020, 0.20]" in drawn
     assert "d\\u002f1: 0.3" in drawn
+    pairs = [p | {"model": m, "against": f"untrained {m}"} for m in ("probe", "lora") for p in effect]
+    both = few_shot.draw([result | {"effect_of_transfer": pairs}])[1:]
+    assert [f'id="fig-transfer-{n}"' in drawn for n, drawn in zip(("1", "1-2"), both, strict=True)] == [True, True]
+    assert ["lora" in drawn for drawn in both] == [False, True]
+    table = tables.gains({"effect_of_transfer": pairs})
+    assert table.heads == ("labels", *(f"effect of transfer, {m} minus untrained {m}" for m in ("probe", "lora")))
 
 
 def test_ranking_leaves_controls_out_and_says_when_it_cannot_be(result: dict) -> None:

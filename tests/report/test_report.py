@@ -156,6 +156,8 @@ def test_sentence_warns_of_permuted_labels_and_names_what_is_missing() -> None:
     assert "above chance (0.50)" in told
     assert "no clear difference from the untrained network, 0.88 [0.80, 0.90]" in told
     assert "No linear baseline was scored" in told
+    assert "p =" not in told
+    assert "above chance (0.50) (p = 0.005 by permutation)." in verdict.sentence(result | {"p": 0.005})
     assert "the control “permuted labels” also scores above chance" in told
 
 
