@@ -2,12 +2,16 @@
 PYTHON ?= python3
 WIRING ?= default
 VENV := .venv
+REFERENCE := .venv-reference
 BIN := $(VENV)/bin
 # uv does not look at pip's local wheels by itself
 UV_ENV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)")
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install wire repro pretrain test lint types slow lock clean
+# what installs into the environment $(1)
+into = $(if $(shell command -v uv),$(UV_ENV) uv pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
+
+.PHONY: help install wire repro pretrain test lint types slow reference lock clean
 help:  ## these lines
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
 
@@ -46,6 +50,16 @@ test: install  ## the quick tests
 
 slow: install  ## the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n auto --maxprocesses 4
+
+reference: $(REFERENCE)/installed  ## tests against torch_brain, nlb_tools, MOABB and scikit-image, in .venv-reference
+	$(REFERENCE)/bin/python -W ignore -c "import moabb, nlb_tools.evaluation, skimage.metrics, torch_brain.models"
+	OMP_NUM_THREADS=1 $(REFERENCE)/bin/python -m pytest -q -m reference tests
+
+$(REFERENCE)/installed: requirements.lock pyproject.toml
+	test -x $(REFERENCE)/bin/python || $(PYTHON) -m venv $(REFERENCE)
+	$(call into,$(REFERENCE)) -r requirements.lock -e '.[reference]'
+	$(call into,$(REFERENCE)) --no-deps nlb_tools==0.0.4
+	@touch $@
 
 lint: install  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
