@@ -269,6 +269,7 @@ class Recording:
         spike_time, spike_neuron: `(spike,)` seconds, ascending, and row of the channel table.
         duration: seconds.
         segments: `(segment, 2)` first and one-past-last sample of stretches without a break; windows never cross one.
+            Of events without a signal milliseconds, and None stands for all of the recording.
         truth: ground truth of simulated data by name, for example "connectivity" `(target, source)`.
         simulated: True where no brain was recorded; shown wherever the data is shown.
         provenance: source files with sha256, and every processing step with its parameters, in order; `participant`

@@ -76,11 +76,14 @@ class TokenBatch:
         return time[0] if bool((time == time[:1]).all()) else time
 
     def at(self, name: str, moment: Tensor, width: float) -> Tensor:
-        """`(batch, moment, feature)` a covariate's latest sample at each moment `(moment,)`; before any, the first."""
-        time = self.times_of(name, width).expand(len(self), -1).contiguous()
+        """`(batch, moment, feature)` a covariate's latest sample at each moment `(moment,)`; before any, the first.
+
+        Slots before the window's start are no samples.
+        """
+        time, series = self.times_of(name, width).expand(len(self), -1).contiguous(), self.aligned[name]
         latest = torch.searchsorted(time, moment.to(time).expand(len(self), -1) + 1e-6, right=True) - 1
-        series = self.aligned[name]
-        return series.gather(1, latest.clamp_min(0)[..., None].expand(-1, -1, series.shape[2]))
+        first = (time < -1e-6).sum(dim=1, keepdim=True).clamp_max(series.shape[1] - 1)
+        return series.gather(1, latest.maximum(first)[..., None].expand(-1, -1, series.shape[2]))
 
     def repatch(self, samples: int) -> TokenBatch:
         """The same windows cut into patches of `samples`; samples past the last whole patch are dropped.

@@ -62,10 +62,13 @@ def cleaning_of(
 def within(steps: Sequence[cleaning.Step], nyquist_hz: float) -> list[cleaning.Step]:
     """The steps without filters that only touch what lies above half the sampling rate, where there is nothing."""
     idle = {"lowpass": "edge_hz", "notch": "line_hz"}
-    return [
-        step for step in steps
-        if not (isinstance(step, dict) and any((step[w] or {})[idle[w]] >= nyquist_hz for w in step if w in idle))
-    ]  # fmt: skip
+    edges = [
+        [(step[word] or {}).get(key) or 0.0 for word, key in idle.items() if word in step]
+        if isinstance(step, dict)
+        else []
+        for step in steps
+    ]
+    return [step for step, hertz in zip(steps, edges, strict=True) if max(hertz, default=0.0) < nyquist_hz]
 
 
 def sees_whole(word: str, given: dict[str, Any]) -> bool:

@@ -172,9 +172,11 @@ class Asked(nn.Module):
     def forward(self, batch: TokenBatch) -> Tensor:
         """`(window, column)` in the target's unit."""
         time = self.model.times(batch)[self.name]
-        until = self.model.window_s * (1.0 if self.at == "end" else 0.5)
-        last = (time < until - 1e-6).sum(-1, keepdim=True).clamp_min(1) - 1  # as `regression.with_target` takes it
-        return self.model.predict(batch, {self.name: time.gather(-1, last)})[self.name][:, 0]
+        asked = time[..., -1:]  # the last slot is the last sample; the centre's is as `regression.with_target` takes it
+        if self.at == "centre":
+            before = (time < self.model.window_s / 2 - 1e-6).sum(-1, keepdim=True)
+            asked = time.gather(-1, before.clamp_min(1) - 1)
+        return self.model.predict(batch, {self.name: asked})[self.name][:, 0]
 
     def loss(self, batch: TokenBatch, target: Tensor) -> Tensor:
         """Squared error over all samples of the windows; `target` is one of them and not looked at."""

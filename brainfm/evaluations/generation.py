@@ -323,7 +323,8 @@ def _animals(network: Any, train: Windows, test: Windows, most: int, psth_s: flo
         if not len(known) or len(tables) != 1:
             raise ValueError(
                 f"{person} has {len(known)} training windows and {len(tables)} tables of neurons; the GLM needs "
-                "training windows of the same neurons: choose sessions of one population"
+                "training windows of the same neurons: choose sessions of tracked neurons (`brainfm ingest "
+                "--tracked`), or blocks of one session"
             )
         windows = windows.take(np.arange(min(most, len(windows))))
         for key, spans in windows.intervals().items():

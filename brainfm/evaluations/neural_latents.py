@@ -49,7 +49,8 @@ def run(
         psth_s: standard deviation of the Gaussian that smooths measured averages over trials, in seconds.
 
     Raises:
-        ValueError: for a model without rates, people on one side only, or windows of several lengths.
+        ValueError: for a model without rates, people on one side only, sides of an animal with different neurons, or
+            windows of several lengths.
     """
     if not hasattr(model.model, "log_rates"):
         raise ValueError(f"{type(model.model).__name__} predicts no firing rates; take a model such as ndt")
@@ -63,10 +64,17 @@ def run(
     fresh = model.untrained(seed)
     co: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
     latents: dict[str, dict[str, list[float]]] = {}
+    said: list[str] = []
+    unlike: list[str] = []
     for animal in np.unique(other):
         here, rows = train.take(people == animal), np.flatnonzero(other == animal)
         there = test.take(rows)
-        out = chosen(there, held_out, seed)
+        both = Windows.join([here, there])
+        out = chosen(both, held_out, seed)
+        if named(both) is not None:
+            said.append(str(animal))
+        elif any(s.channels.held_out is not None and s.channels.held_out.any() for s in both.used):
+            unlike.append(str(animal))
         for name, network in (("pretrained", model), ("untrained", fresh)):
             sides = [predicted(network, w, out, target) for w in (here, there)]
             (counts, rates, behaviour), (counts_test, rates_test, behaviour_test) = sides
@@ -89,10 +97,14 @@ def run(
         co.setdefault("linear", []).append((rows, counts_test[..., out], guess))
     scores = {name: _scored(parts, other, seed) for name, parts in co.items()}
     main = scores.pop("pretrained")
-    said = [str(p) for p in np.unique(other) if named(test.take(other == p)) is not None]
     note = f"{held_out:.0%} of each animal's neurons are held out; bins of {bin_s * 1000:g} ms."
     if said:
         note += f" Of {', '.join(said)} it is the neurons that the dataset names."
+    if unlike:
+        note += (
+            f" Recordings of {', '.join(unlike)} do not all name the same neurons to hold out, and some to keep: what "
+            "they name is not used, the share is drawn."
+        )
     return {
         **protocol.result("neural_latents", "co-bps", main, 0.0, scores, train, test, seed, note),
         "latents": {name: {k: float(np.mean(v)) for k, v in found.items()} for name, found in latents.items()},
@@ -100,7 +112,7 @@ def run(
 
 
 def chosen(windows: Windows, share: float, seed: int) -> np.ndarray:
-    """`(neuron,)` True for the neurons of one animal that are held out; at least one on either side.
+    """`(neuron,)` True for the neurons that are held out, of windows of one animal; at least one is, and one is not.
 
     Those that the dataset holds out where all recordings say so, else a share that the seed draws.
 
@@ -111,8 +123,9 @@ def chosen(windows: Windows, share: float, seed: int) -> np.ndarray:
     n = len(next(iter(tables)))
     if len(tables) > 1 or n < 2:
         raise ValueError(
-            f"{len(tables)} tables of neurons, one of {n}; co-smoothing needs two or more neurons that all sessions of "
-            "an animal share"
+            f"{windows.used[0].person} has {len(tables)} tables of neurons, one of {n}; co-smoothing needs two or more "
+            "neurons that all its sessions, training and test, share: choose sessions of tracked neurons "
+            "(`brainfm ingest --tracked`)"
         )
     if (said := named(windows)) is not None:
         return said

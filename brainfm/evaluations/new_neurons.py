@@ -84,11 +84,11 @@ def run(
     for animal in np.unique(animals):
         mine, theirs = animals == animal, other == animal
         here, there = calibration.take(mine), later.take(theirs)
+        _strange(model, here)
         unlabelled = train.take(train.of("person") == animal)
         views = {"linear": _counts(here, there, bin_s, linear_bins)}
         for name, start in (("pretrained", model), ("untrained", fresh)):
             if reads:
-                _strange(start, here)
                 for seconds in label_seconds:
                     rows = _labelled(elapsed[mine], seconds, animal)
                     fitted, loss = new_animal.adapt(
@@ -187,15 +187,20 @@ def _labelled(elapsed: np.ndarray, seconds: float, animal: str) -> np.ndarray:
 
 
 def _strange(model: Pretrained, windows: Windows) -> set[str]:
-    """The neurons of the windows that the model does not know.
+    """The neurons of one animal's windows that the model does not know.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: where there is none, or the model was trained on other neurons of the animal.
     """
-    used = windows.used
-    ids = {x for s in used for x in s.channel_ids} - set(model.model.neurons)
+    person = windows.used[0].person
+    ids = {x for s in windows.used for x in s.channel_ids} - set(model.model.neurons)
     if not ids:
-        raise ValueError(f"the model knows every neuron of {used[0].person}; take an animal that it was not trained on")
+        raise ValueError(f"the model knows every neuron of {person}; take an animal that it was not trained on")
+    if person in model.facts.subjects:
+        raise ValueError(
+            f"the model was trained on {person}, in sessions whose neurons have other names; take an animal that it "
+            "was not trained on (sessions of known animals are for `blocks`, and tracked neurons are known)"
+        )
     return ids
 
 

@@ -144,6 +144,19 @@ def needs_spikes(facts: Facts, model: str) -> None:
         )
 
 
+def bins_of(facts: Facts, bin_s: float) -> None:
+    """Check that bins of `bin_s` seconds can be had of a corpus: of a signal each sample is one.
+
+    Raises:
+        ValueError: for a signal of another rate.
+    """
+    if facts.sfreq and abs(bin_s * facts.sfreq - 1) > 1e-6:
+        raise ValueError(
+            f"bin_s {bin_s:g} for a signal of {facts.sfreq:g} samples per second; each sample is a bin: set bin_s to "
+            f"{1 / facts.sfreq:g}, or ingest it at another `sfreq_hz`"
+        )
+
+
 def counts_of(batch: TokenBatch) -> Tensor:
     """`(batch, channel, bin)` spikes of neurons, or any activity that stands for them; 0 for padding.
 

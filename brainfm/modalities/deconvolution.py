@@ -31,6 +31,8 @@ DFF, AMPLITUDE = "dff", "event_amplitude"
 GRID = np.array([1.0, 1.5, 2.0, 3.0])
 #: Frames of the shortest stretch whose spectrum tells the noise, and of a segment of that spectrum.
 SHORTEST, SPECTRUM = 16, 256
+#: Windows of the baseline that it reaches: half of one and a tenth between places where it is taken, in two passes.
+REACH = 1.2
 #: Traces that are deconvolved side by side, and samples of all of them, at most.
 ROWS, SAMPLES = 512, 1 << 24
 
@@ -109,35 +111,38 @@ def infer_events(
 
     Returns:
         The events, without a signal; `aligned` has "dff" as it was and "event_amplitude", the peak dF/F of the jump in
-        each frame. `reach_s` grows by the baseline and five decays.
+        each frame; segments go on in milliseconds. `reach_s` grows by 1.2 times the baseline and five decays, within
+        a segment: each is deconvolved by itself.
 
     Raises:
-        ValueError: for another modality, no signal, numbers out of range, or where no neuron shows a decay.
+        ValueError: for another modality, no signal, no segment, numbers out of range, or where no neuron shows a decay.
     """
     dff = _checked(recording, decay_s, rise_s, least_sd, baseline_s, percentile, event_dff)
     sfreq = float(recording.sfreq or 0)
     neurons, frames = dff.shape
+    segments = np.zeros((0, 2), int) if recording.segments is None else np.asarray(recording.segments)
     inside = np.zeros(frames, bool)
-    for start, stop in recording.segments if recording.segments is not None else ():
+    for start, stop in segments:
         inside[start:stop] = True
+    if not inside.any():
+        raise ValueError(f"{recording.id}: no stretch of signal to infer events from; its segments are empty")
     dff[:, ~inside] = np.nan
     dff[~np.isfinite(dff)] = np.nan
-    stretches = [(row, a, b) for row in range(neurons) for a, b in _stretches(dff[row], recording.segments)]
+    stretches = [(row, a, b) for row in range(neurons) for a, b in _stretches(dff[row], segments)]
     noise = _noise(dff, stretches, sfreq)
     flat = dff
     if baseline_s is not None:
-        for _ in range(2):  # on a slope the percentile is that of the window's low end: the rest is constant by then
-            flat = flat - np.stack(list(running_percentile(flat, sfreq, baseline_s, percentile)))
-        flat = flat + norm.ppf(percentile / 100) * noise[:, None]
+        flat = flat_of(dff, segments, sfreq, baseline_s, percentile) + norm.ppf(percentile / 100) * noise[:, None]
     used = [(row, a, b) for row, a, b in stretches if noise[row] > 0]
     decay = decay_s or _decay([flat[row, a:b] for row, a, b in used], sfreq, recording.id)
     transient = Transient.of(sfreq, decay, rise_s)
     amplitude, least = _amplitudes(flat, used, transient, noise, least_sd)
     time, neuron = _times(amplitude, sfreq, event_dff)
     done = replace(
-        recording, sfreq=None, signal=None, segments=None, normaliser=None, spike_time=time, spike_neuron=neuron,
+        recording, sfreq=None, signal=None, normaliser=None, spike_time=time, spike_neuron=neuron,
+        segments=_milliseconds(segments, sfreq),
         provenance=copy.deepcopy(recording.provenance), channels=recording.channels.pick(np.arange(neurons)),
-        reach_s=recording.reach_s + (baseline_s or 0.0) + 5 * decay,
+        reach_s=recording.reach_s + REACH * (baseline_s or 0.0) + 5 * decay,
         aligned={
             **recording.aligned, DFF: Series(dff.T.astype(np.float32), sfreq, UNIT),
             AMPLITUDE: Series(amplitude.T.astype(np.float32), sfreq, UNIT),
@@ -171,6 +176,26 @@ def deconvolved(traces: list[np.ndarray], transient: Transient, least: np.ndarra
     for i, (level, jump) in zip(order, own, strict=True):
         calcium[i], jumps[i] = level, jump * transient.peak
     return calcium, jumps
+
+
+def flat_of(dff: np.ndarray, segments: np.ndarray, sfreq: float, baseline_s: float, percentile: float) -> np.ndarray:
+    """`(neuron, time)` dF/F without its running percentile, each segment by itself; NaN stays, and is outside them.
+
+    It is taken off twice: on a slope the percentile is that of the window's low end, and the rest is constant by then.
+    """
+    out = np.full(dff.shape, np.nan)
+    for start, stop in segments:
+        part = dff[:, start:stop]
+        for _ in range(2):
+            part = part - np.stack(list(running_percentile(part, sfreq, baseline_s, percentile)))
+        out[:, start:stop] = part
+    return out
+
+
+def _milliseconds(segments: np.ndarray, sfreq: float) -> np.ndarray:
+    """The whole milliseconds, of which windows of events are cut, inside segments of frames."""
+    edge = np.asarray(segments, float) / sfreq * 1000
+    return np.stack([np.ceil(edge[:, 0] - 1e-6), np.floor(edge[:, 1] + 1e-6)], axis=1).astype(np.int64)
 
 
 def _pooled(traces: list[np.ndarray], transient: Transient, least: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -246,10 +271,10 @@ def _checked(
     return np.array(signal[:, : signal.shape[1]], np.float64)
 
 
-def _stretches(trace: np.ndarray, segments: np.ndarray | None) -> list[tuple[int, int]]:
+def _stretches(trace: np.ndarray, segments: np.ndarray) -> list[tuple[int, int]]:
     """First and one-past-last frame of the runs of values that are finite, within segments."""
     out = []
-    for start, stop in segments if segments is not None else ():
+    for start, stop in segments:
         there = np.r_[False, np.isfinite(trace[start:stop]), False]
         edge = np.flatnonzero(there[1:] != there[:-1]) + start
         out += [(int(a), int(b)) for a, b in edge.reshape(-1, 2)]

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from brainfm.layers.attention import MLP, Attention, masked_mean
-from brainfm.layers.neurons import NeuronTable, UsualCounts, counts_of, train_only
+from brainfm.layers.neurons import NeuronTable, UsualCounts, bins_of, counts_of, train_only
 from brainfm.layers.positions import sinusoid
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
@@ -207,11 +207,7 @@ def build(
         raise ValueError(f"NDT needs neurons; this corpus has {facts.modality or 'none'}: choose one of spikes")
     if fixed and dim != len(facts.neurons):
         raise ValueError(f"a fixed NDT is as wide as its neurons are many; got dim {dim} for {len(facts.neurons)}")
-    if facts.sfreq and abs(bin_s * facts.sfreq - 1) > 1e-6:
-        raise ValueError(
-            f"bin_s {bin_s:g} for a signal of {facts.sfreq:g} samples per second; each sample is a bin: set bin_s to "
-            f"{1 / facts.sfreq:g}, or ingest it at another `sfreq_hz`"
-        )
+    bins_of(facts, bin_s)
     bins = max(1, round((facts.window_s or 1.0) / bin_s))
     return NDT(
         facts.neurons, bins, bin_s=bin_s, dim=dim, depth=depth, heads=heads, hidden=hidden, dropout=dropout,

@@ -17,7 +17,7 @@ Differences from the paper and its published code:
 - a stimulus is features, one token per sample, or with `height` video through a 3-D convolution: its tokens keep place
   and time, attend to no later frame, and show the window alone, where the published code reads on beyond its end;
 - contexts are normalised once; in training each covariate is hidden from a share of the samples;
-- a behaviour head reads what `encode` pools, rates included; behaviour is standardised per session while training;
+- a behaviour head reads what `encode` pools: rates too, no behaviour; that is standardised per session while training;
 - at most `max_events` spikes per state: the LAST of the past and the FIRST of the current state; a state that was cut
   has no end to predict.
 
@@ -256,7 +256,8 @@ class Neuroformer(nn.Module):
         number = batch.aligned["neuron"]
         own = self.rows()[number.clamp_min(0)]  # (batch, channel, dim)
         to_neuron = (x @ own.transpose(1, 2)).masked_fill((number < 0)[:, None], -torch.inf)
-        pooled = self._pooled(batch, x, behind_start(current.mask, True)) if self.targets else x
+        read = self.fuse(batch, past, current, behaviour=False) if self.targets and self.behaviour_blocks else x
+        pooled = self._pooled(batch, read, behind_start(current.mask, True)) if self.targets else x
         return Prediction(
             torch.cat((to_neuron, (x @ self.end)[..., None]), dim=-1), self.to_bin(x),
             shifted(current, current.channel, end=number.shape[1]),
@@ -364,7 +365,7 @@ def build(
     Args:
         past_s, current_s: seconds of the two states; 3/4 and 1/4 of the facts' window where not given.
         bin_s: seconds of a time bin to predict. stimulus: whether the covariate of that name is taken where it is.
-        behaviour: covariates taken as input; all but the stimulus, `weight` and those in `predict` where None.
+        behaviour: covariates that spikes are predicted from; all but the stimulus, `weight` and `predict` where None.
         predict: covariates whose last sample in the window is predicted, so never an input.
         classes: those of them that hold a class number, and how many. weight: a covariate that weighs their error.
         dim, heads, past_layers, stimulus_layers, behaviour_layers, self_layers, dropout: the transformer.

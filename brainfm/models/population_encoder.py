@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from brainfm.layers.neurons import NeuronTable, UsualCounts, counts_of, train_only
+from brainfm.layers.neurons import NeuronTable, UsualCounts, bins_of, counts_of, train_only
 from brainfm.tokens import Encoding, Facts, TokenBatch
 
 PAPER = "after Schneider, Lee & Mathis 2023, CEBRA, arXiv:2204.00673"
@@ -120,10 +120,11 @@ def build(
         behaviour: covariates that the objective draws positives by.
 
     Raises:
-        ValueError: for a corpus without neurons, or a covariate that it has not.
+        ValueError: for a corpus without neurons, a signal whose samples are no bins, or a covariate that it has not.
     """
     if not facts.neurons:
         raise ValueError(f"this encoder needs neurons; the corpus has {facts.modality or 'none'}: choose one of spikes")
+    bins_of(facts, bin_s)
     if missing := sorted(set(behaviour) - set(facts.aligned)):
         raise ValueError(f"no covariate {missing[0]!r}; the corpus has {sorted(facts.aligned) or 'none'}")
     return PopulationEncoder(facts.neurons, behaviour, bin_s, hidden, dim)

@@ -1,9 +1,10 @@
 """Neurodata Without Borders → `Recording`: sorted units, electrical series or calcium, with trials and behaviour.
 
 Times in NWB are seconds on one clock of the session. The recording's zero is the first sample of its signal, or for
-units the start of the first of their observation intervals. Where there are none it is the clock's own zero, or the
-second of the first spike if that lies further from zero than from the last spike, as of a clock that counts from 1970.
-A series beside them that shares no moment with the recording was taken on another clock and is refused.
+units the start of the first of their observation intervals. Where there are none it is the clock's own zero. If the
+first spike lies further from that than from the last one, as of a clock that counts from 1970, it is the second of the
+earliest of spikes, series and trials that overlap. A series beside them that shares no moment with the recording is
+left out; where none of them does, they were taken on another clock and the file is refused.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def read(path: Path, request: Request, *, trial_label: str | None = None) -> Rec
             why = str(error.args[-1] if error.args else "")[:300]  # the first argument of some is all of the file
             raise ValueError(f"{path} cannot be read as NWB ({type(error).__name__}: {why}); {mend}") from error
     for step in recording.provenance["steps"]:
-        if step["step"] == DOUBT:
+        if "said" in step:
             warnings.warn(f"{path}: {step['said']}; compare the clocks", stacklevel=2)
     recording.provenance["files"] = {path.name: sha256(path)}
     return recording
@@ -115,9 +116,9 @@ def _recording(path: Path, nwb: Any, request: Request, trial_label: str | None) 
     else:
         recording, clock = electrical(path, nwb, _chosen(path, voltages, request.variable), request, wanted)
     recording.aligned = _aligned(path, objects, recording, clock)
-    ends = _common_times(path, recording, clock)
+    spans = _common_times(path, recording, clock)
     if wanted == "spikes" and not recording.provenance["steps"][0]["observed"]:
-        recording.duration = max([recording.duration, *ends])
+        clock = _begun(path, nwb, recording, clock, spans)
     recording.events = _events(path, nwb, recording, clock, request, trial_label)
     participant = {k: str(v) for k in ("subject_id", "age", "sex", "species") if (v := getattr(nwb.subject, k, None))}
     if participant or request.participant:
@@ -125,16 +126,18 @@ def _recording(path: Path, nwb: Any, request: Request, trial_label: str | None) 
     return recording
 
 
-def _common_times(path: Path, recording: Recording, clock: Clock) -> list[float]:
-    """When the series end that cover some of the recording, in its seconds; a note for those that hardly do.
+def _common_times(path: Path, recording: Recording, clock: Clock) -> list[tuple[float, float]]:
+    """Spans of the series that cover some of the recording, in its seconds; a note for those that hardly do.
+
+    Series without a moment in common with the spikes or the signal are left out, with a note.
 
     Raises:
-        ValueError: for a series that shares no moment with the spikes or the signal.
+        ValueError: where that is all of them.
     """
     low, high = 0.0, recording.duration
     if recording.spike_time is not None and not recording.provenance["steps"][0]["observed"]:
         low, high = float(recording.spike_time[0]), float(recording.spike_time[-1])
-    zero, ends = float(clock.session[0] - clock.recording[0]), []
+    zero, spans, stray = float(clock.session[0] - clock.recording[0]), [], {}
     for name, series in recording.aligned.items():
         begin, end = series.start, series.start + len(series.values) / series.sfreq
         said = (
@@ -142,15 +145,44 @@ def _common_times(path: Path, recording: Recording, clock: Clock) -> list[float]
             f"{low + zero:.10g} to {high + zero:.10g} s of the file's clock"
         )
         if begin > high or end <= low:
-            raise ValueError(
-                f"{path}: {said}, so they have no moment in common: correct the timestamps (or starting_time) of one "
-                "of them in the file, or remove the series from it"
-            )
-        if min(end, high) - max(begin, low) < LITTLE * (high - low):
+            stray[name] = said
+        elif min(end, high) - max(begin, low) < LITTLE * (high - low):
             recording.note(DOUBT, series=name, said=said)
         else:
-            ends.append(end)
-    return ends
+            spans.append((begin, end))
+    if stray and len(stray) == len(recording.aligned):
+        raise ValueError(
+            f"{path}: {next(iter(stray.values()))}, so they have no moment in common: correct the timestamps (or "
+            "starting_time) of one of them in the file, or remove the series from it"
+        )
+    for name, said in stray.items():
+        del recording.aligned[name]
+        recording.note("leave out series", series=name, reason="no moment in common", said=f"{said}, so it is left out")
+    return spans
+
+
+def _begun(path: Path, nwb: Any, recording: Recording, clock: Clock, spans: list[tuple[float, float]]) -> Clock:
+    """The clock of spikes that nobody says were observed, which last as long as the series whose spans these are.
+
+    Where zero had moved to the first spike, it goes back to the earliest of what overlaps, trials among it.
+    """
+    spikes, first = recording.spike_time, float(clock.session[0])
+    low, origin = (0.0 if spikes is None else float(spikes[0])), first
+    if first:
+        trials = clock(intervals(path, nwb.trials))
+        real = trials[np.isfinite(trials).all(axis=1) & (trials[:, 0] <= trials[:, 1])]
+        for begin, end in sorted([*spans, *real.tolist()], key=lambda span: -span[1]):
+            low = min(low, begin) if end > low else low
+        origin = max(0.0, float(np.floor(first + low + 1e-6)))
+    later = first - origin
+    recording.spike_time = None if spikes is None else spikes + later
+    for series in recording.aligned.values():
+        series.start += later
+    recording.duration = max([recording.duration, *(end for _, end in spans)]) + later
+    recording.provenance["steps"][0]["origin_s"] = origin
+    if origin:
+        recording.note("move zero", origin_s=origin, reason="the file's clock starts elsewhere")
+    return Clock(np.array([origin]), np.zeros(1))
 
 
 def _chosen(path: Path, series: list[Any], variable: str | None, container: str = "") -> Any:
@@ -202,8 +234,6 @@ def _units(path: Path, nwb: Any, request: Request) -> tuple[Recording, Clock]:
         ],
     )  # fmt: skip
     recording.note("read units", origin_s=origin, observed=bool(len(seen)), positions=how)
-    if origin and not len(seen):
-        recording.note("move zero", origin_s=origin, reason="the file's clock starts elsewhere")
     if unsorted:
         recording.note("sort spikes", neurons=unsorted)
     return recording, Clock(np.array([origin]), np.zeros(1))

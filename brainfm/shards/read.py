@@ -158,7 +158,8 @@ class Corpus:
 
         The last window that fits exactly is kept. A stretch shorter than the window gives none, unless it has
         `shortest_s`: then it is one window by itself, and the batch's mask covers what is missing.
-        A window that lies inside an event (a block of rest or task) carries its label and stimulus.
+        A window that lies inside an event (a block of rest or task) carries its label and stimulus; inside several,
+        those of the last that has such.
 
         Raises:
             ValueError: for a length below one sample.
@@ -184,7 +185,7 @@ class Corpus:
             for e in np.flatnonzero(events.duration >= length_s):
                 inside = own[(begin >= events.onset[e]) & (end <= events.onset[e] + events.duration[e] + 1e-9)]
                 label[inside] = events.label[e] or label[inside]  # an event without a label takes none away
-                stimulus[inside] = events.stimulus[e]
+                stimulus[inside] = events.stimulus[e] or stimulus[inside]
         return Windows(self.recordings, table[:, 0], table[:, 1], table[:, 2], label, stimulus)
 
     def trials(
@@ -275,6 +276,6 @@ def _moments(stored: Stored, align: str | None) -> np.ndarray:
 
 
 def _stretches(stored: Stored) -> list[tuple[int, int]]:
-    if stored.sfreq:
+    if stored.sfreq or len(stored.segments):
         return [(int(a), int(b)) for a, b in stored.segments]
     return [(0, int(stored.duration * rate(stored)))]

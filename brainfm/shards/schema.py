@@ -18,7 +18,8 @@ The header holds everything else, so that a file is opened with one read:
     recordings: <session>_<run>:
         id, session, run, device, sfreq, samples, duration, reach_s, recipe, checksum, provenance
         tracked                whether names of neurons are the same in all sessions; false where it is missing
-        segments               [[first, one past last sample]] of stretches without a break
+        segments               [[first, one past last sample]] of stretches without a break; milliseconds where there
+                               is no signal, and there none stands for the whole
         channels               name, kind, unit, position, orientation, bad, area, reference, placed; held_out, or null
         channel_log            [[name in the file, name, fate, detail]]
         events                 onset, duration, label, stimulus; columns: <name>: numbers or words

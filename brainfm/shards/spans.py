@@ -15,10 +15,12 @@ def near(left: np.ndarray, right: np.ndarray, gap: float) -> list[tuple[int, int
 def segmented(spans: np.ndarray, segments: np.ndarray, gap: float) -> tuple[np.ndarray, np.ndarray]:
     """The spans cut at breaks, those of later segments moved later so that every break is at least `gap` long.
 
+    Without segments, as of events whose recording names none, there is no break.
+
     Returns:
         `(span, 2)` the moved pieces, and `(span,)` how far each was moved.
     """
-    segments = segments[np.argsort(segments[:, 0])]
+    segments = segments[np.argsort(segments[:, 0])] if len(segments) else np.array([[-np.inf, np.inf]])
     first = np.searchsorted(segments[:, 1], spans[:, 0], "right")
     count = np.maximum(np.searchsorted(segments[:, 0], spans[:, 1], "left") - first, 0)
     row = np.repeat(np.arange(len(spans)), count)

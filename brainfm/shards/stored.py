@@ -287,6 +287,10 @@ def _facts(path: Path, header: dict[str, Any], name: str, split: dict[str, str])
     spikes = {key for key in arrays if key.startswith("spikes/")}
     if len(spikes) not in (0, 3) or not (spikes or {"signal", "codes"} & set(arrays)):
         raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}; expected a signal, codes or spikes")
+    if not {"signal", "codes"} & set(arrays) and segments.size:
+        ends = segments.min(), segments.max()
+        if not 0 <= ends[0] <= ends[1] <= math.ceil(entry["duration"] * 1000):
+            raise ValueError(f"segments from {ends[0]} to {ends[1]} ms of events that last {entry['duration']} s")
     if entry["sfreq"] and not {"signal", "codes"} & set(arrays):
         raise ValueError(f"a sampling rate of {entry['sfreq']} Hz and no signal")
     index = arrays.get("spikes/frame_index")

@@ -126,7 +126,7 @@ def _write_recording(file: h5py.File, name: str, recording: Recording, recipe: s
         "reach_s": float(recording.reach_s), "tracked": bool(recording.tracked),
         "samples": 0 if recording.signal is None else int(recording.signal.shape[1]),
         "recipe": recipe, "provenance": recording.provenance, "arrays": arrays,
-        "segments": [] if recording.signal is None else np.asarray(recording.segments, np.int64).reshape(-1, 2),
+        "segments": [] if recording.segments is None else np.asarray(recording.segments, np.int64).reshape(-1, 2),
         "channels": vars(channels),
         "channel_log": [[line.found, line.name, line.fate, line.detail] for line in recording.channel_log],
         "events": {

@@ -204,8 +204,8 @@ class Batcher:
             if unknown:
                 raise ValueError(
                     f"{s.id}: {len(unknown)} of {len(ids)} neurons are unknown to this model (first: {unknown[0]}); "
-                    "add them with `model.add_neurons` and fit them, as transfer to a new animal does; those of "
-                    "another session are known only where the recordings are ingested as tracked"
+                    "take sessions of tracked neurons only (`brainfm ingest --tracked`), or blocks of time of one "
+                    "session (evaluations blocks and few_labels); in Python `model.add_neurons` adds some to be fitted"
                 )
             number[i, : len(ids)] = torch.tensor([self.neurons[x] for x in ids])  # type: ignore[index]
         return number
@@ -309,23 +309,25 @@ def _geometry(tables: list[Channels], channels: int) -> tuple[torch.Tensor, torc
 def _covariate(name: str, stored: list[Stored], start: np.ndarray, samples: np.ndarray) -> tuple[torch.Tensor, ...]:
     """The covariate's samples inside each window, `(batch, time, feature)`, and their seconds from its start.
 
-    NaN outside the series, where there is none, and in front of a window that starts between samples and has one less
-    than others of its length. A sample at a window's end is the next one's.
+    The last slot is the last sample inside the window; NaN in front where a window has fewer than another of the batch,
+    or one less than its length tells, outside the series, and where there is none. A sample at a window's end is the
+    next one's.
     """
     series = {s.id: s.aligned(name) for s in stored if name in s.aligned_names}
     if not series:
         return torch.full((len(stored), 1, 1), torch.nan), torch.zeros(len(stored), 1)
     rates = np.array([rate(s) for s in stored])
-    begin, seconds, hz = start / rates, samples / rates, [series[s.id].sfreq if s.id in series else 0 for s in stored]
-    room = np.ceil(seconds * hz - 1e-6).astype(int)  # up to the next whole sample, but for rounding
-    shape = len(stored), max(1, int(room.max())), max(x.values.shape[1] for x in series.values())
-    out, step = np.full(shape, np.nan, np.float32), np.arange(shape[1], dtype=np.float32)
-    time = step * (seconds / shape[1]).astype(np.float32)[:, None]
-    for i, s in enumerate(stored):
-        if s.id in series:
-            x = series[s.id]
-            first, stop = np.ceil((begin[i] + np.array([0, seconds[i]]) - x.start) * x.sfreq - 1e-6).astype(int)
-            slot, low, high = stop - room[i], max(first, 0), min(stop, len(x.values))
+    begin, seconds, own = start / rates, samples / rates, [series.get(s.id) for s in stored]
+    hz, origin = (np.array([0.0 if x is None else getattr(x, k) for x in own]) for k in ("sfreq", "start"))
+    first, stop = (np.ceil((edge - origin) * hz - 1e-6).astype(int) for edge in (begin, begin + seconds))
+    room = np.ceil(seconds * hz - 1e-6).astype(int)  # up to a whole sample; a rate a hair above it may give one more
+    most = max(1, int(np.maximum(room, stop - first).max()))
+    out = np.full((len(stored), most, max(x.values.shape[1] for x in series.values())), np.nan, np.float32)
+    step = np.arange(most, dtype=np.float32)
+    time = step * (seconds / most).astype(np.float32)[:, None]
+    for i, x in enumerate(own):
+        if x is not None:
+            slot, low, high = stop[i] - most, max(first[i], 0), min(stop[i], len(x.values))
             if high > low:
                 out[i, low - slot : high - slot, : x.values.shape[1]] = x.values[low:high]
             ahead = slot / x.sfreq + x.start - begin[i]

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from brainfm import catalog
+from brainfm import catalog, checksums
 from brainfm.checksums import sha256
 from brainfm.shards.read import Windows
 from brainfm.tokens import Facts, TokenBatch
@@ -30,7 +30,7 @@ from brainfm.training import model_card
 from brainfm.training.batches import Batcher, WindowDataset
 from brainfm.training.input_checks import expected_by
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
+WEIGHTS, CONFIG, CARD = checksums.WEIGHTS, "config.json", "card.json"
 
 
 class CheckpointError(ValueError):
@@ -193,7 +193,7 @@ def load(folder: str | Path) -> Pretrained:
             raise FileNotFoundError(
                 f"{folder} is not a model: {name} is missing; {catalog.nearest(folder.name, there)}"
             )
-    config = read_json(folder / CONFIG)
+    config = read_config(folder)
     facts = facts_from(config.pop("facts"))
     model = build(config, facts)
     fit(model, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
@@ -201,12 +201,25 @@ def load(folder: str | Path) -> Pretrained:
     return Pretrained(model.eval(), config, facts, card)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a model folder says that its network is; CheckpointError where it is damaged."""
+    said = read_json(folder / CONFIG)
+    if missing := [word for word in ("kind", "name", "keywords", "facts") if word not in said]:
+        raise CheckpointError(
+            f"{folder / CONFIG} is damaged ({', '.join(missing)} is missing); train or copy the model again"
+        )
+    return said
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a model; CheckpointError where it is damaged."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        said = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); train or copy the model again") from error
+    if not isinstance(said, dict):
+        raise CheckpointError(f"{path} is damaged (it holds a {type(said).__name__}); train or copy the model again")
+    return said
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -239,8 +252,3 @@ def fit(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
 def parameters(model: nn.Module) -> int:
     """Number of parameters, frozen ones included."""
     return sum(p.numel() for p in model.parameters())
-
-
-def model_folders(root: Path) -> Iterator[Path]:
-    """Folders of whole models under `root`."""
-    return (p.parent for p in sorted(root.glob(f"*/{CONFIG}")) if not p.parent.name.startswith("."))

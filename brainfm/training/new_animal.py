@@ -17,6 +17,7 @@ from rich.progress import track
 
 from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import Windows
+from brainfm.splits import natural
 from brainfm.training.batches import Batcher, batches
 from brainfm.training.checkpoint import Pretrained, evaluating
 from brainfm.training.optimisers import summed
@@ -74,9 +75,9 @@ def adapt(
 
 
 def taught(model: Pretrained, target: str) -> dict[str, int]:
-    """Recordings of whose covariate the model has learnt a mean and a deviation, and their numbers, in order."""
+    """Recordings of whose covariate the model has learnt a mean and a deviation, in natural order; their numbers."""
     standard, sessions = model.model.standard[target], model.batcher().sessions or {}
-    return {x: n for x, n in sessions.items() if bool(standard.count[n].any())}
+    return {x: sessions[x] for x in sorted(sessions, key=natural) if bool(standard.count[sessions[x]].any())}
 
 
 def reading(model: Pretrained, windows: Windows, target: str) -> Batcher:

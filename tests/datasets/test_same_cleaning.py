@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brainfm.datasets.same_cleaning import cleaning_of, sees_whole
+from brainfm.datasets.same_cleaning import cleaning_of, sees_whole, within
 from brainfm.modalities import cleaning, electrodes
 from brainfm.recording import Recording
 
@@ -102,3 +102,11 @@ def test_a_card_that_says_nothing_or_several_things() -> None:
     inside = cleaning_of({"tokenizer": CARD}, "eeg", SFREQ)[0]
     assert inside == cleaning_of(CARD, "eeg", SFREQ)[0]
     assert inside[0] == {"bad_channels": {"deviation": 5.0, "correlation": None, "flat": 0.01, "share": 0.1}}
+
+
+def test_filters_above_half_the_rate_are_left_out_and_those_without_a_frequency_stay() -> None:
+    steps = [
+        {"lowpass": {"edge_hz": 32.0}}, {"notch": {"line_hz": 50}}, {"highpass": {"edge_hz": 40}},
+        {"lowpass": None}, {"lowpass": {"edge_hz": None}}, {"notch": {"line_hz": None}}, {"lowpass": {"edge_hz": 20}},
+    ]  # fmt: skip
+    assert within(steps, 32.0) == steps[2:]

@@ -10,7 +10,7 @@ import torch
 
 from brainfm.evaluations import neural_latents, spike_scores
 from brainfm.modalities import spikes
-from brainfm.shards.read import Corpus, open_shards
+from brainfm.shards.read import Corpus, Windows, open_shards
 from brainfm.shards.write import write_shard
 from brainfm.training import checkpoint
 from brainfm.training.batches import facts_of
@@ -98,6 +98,33 @@ def test_the_neurons_that_a_dataset_holds_out_are_taken(corpus: Corpus, model: P
     for nothing in ([], list(range(12))):
         assert neural_latents.chosen(sides(saying(nothing))[1], 0.25, seed=0).sum() == 3
     assert "names" not in neural_latents.run(model, *sides(corpus), seed=0, target=None)["note"]
+
+
+def test_a_share_is_drawn_and_said_where_recordings_hold_out_different_neurons(
+    corpus: Corpus, model: Pretrained
+) -> None:
+    one, two = np.isin(np.arange(12), [1, 5]), np.isin(np.arange(12), [1, 6])
+    for first, second in ((one, two), (two, one), (one, None), (None, one)):
+        animal = replace(corpus, recordings=tuple(
+            replace(r, channels=replace(r.channels, held_out=held))
+            for r, held in zip(corpus.subject("a1").recordings, (first, second), strict=True)
+        ))  # fmt: skip
+        train, test = sides(animal)
+        note = neural_latents.run(model, train, test, seed=0, target=None)["note"]
+        assert "Recordings of simulated/a1 do not all name the same neurons to hold out" in note
+        assert "that the dataset names" not in note
+        assert neural_latents.chosen(Windows.join([train, test]), 0.25, seed=0).sum() == 3
+
+
+def test_sides_of_an_animal_with_different_neurons_are_refused(corpus: Corpus) -> None:
+    animal = replace(corpus, recordings=tuple(replace(r, tracked=False) for r in corpus.subject("a1").recordings))
+    config, facts = {"kind": "models", "name": "ndt", "keywords": {"bin_s": 0.05, "dim": 16}}, facts_of(animal, 0.5)
+    network = Pretrained(checkpoint.build(config, facts).eval(), config, facts, {})
+    assert len(facts.neurons) == 24
+    with pytest.raises(
+        ValueError, match=r"simulated/a1 has 2 tables of neurons, one of 12; .*training and test, share"
+    ):
+        neural_latents.run(network, *sides(animal), seed=0)
 
 
 def test_averages_over_trials_of_a_condition(corpus: Corpus) -> None:

@@ -1,5 +1,7 @@
 """Transfer to neurons that a real, tiny Neuroformer has never seen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,5 +96,11 @@ def test_known_animals_and_other_models_are_refused(setting):
     own = corpus.subject("a").windows(0.4)
     with pytest.raises(ValueError, match="knows every neuron of sim/a"):
         new_neurons.run(model, own, own, seed=0, label_seconds=[5])
+    strangers = tuple(replace(r, tracked=False, session=f"later{r.session}") for r in corpus.subject("a").recordings)
+    later = replace(corpus, recordings=strangers)
+    assert not set(later.recordings[0].channel_ids) & set(model.model.neurons)
+    first, second = (later.where(session=f"later{s}").windows(0.4) for s in "12")
+    with pytest.raises(ValueError, match="was trained on sim/a, in sessions whose neurons have other names"):
+        new_neurons.run(model, first, second, seed=0, label_seconds=[5])
     with pytest.raises(ValueError, match="no vectors of neurons"):
         new_neurons.run(Pretrained(torch.nn.Linear(1, 1), {}, model.facts), train, test, seed=0)

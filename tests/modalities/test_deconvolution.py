@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,10 @@ from scipy.optimize import nnls
 
 from brainfm.modalities import calcium, cleaning, deconvolution, spikes
 from brainfm.modalities.deconvolution import AMPLITUDE, DFF, Transient, deconvolved, infer_events
-from brainfm.recording import Channels, Recording
+from brainfm.recording import Channels, Events, Recording
+from brainfm.shards.read import Corpus, open_shards
+from brainfm.shards.schema import ShardError
+from brainfm.shards.write import write_shard
 
 RISE, DECAY = 0.05, 0.4
 
@@ -182,6 +188,63 @@ def test_gaps_are_masked_and_what_is_there_after_one_is_no_event() -> None:
     assert not len(infer_events(broken, decay_s=DECAY, baseline_s=None).spike_time)
 
 
+def test_no_window_of_events_touches_a_break(tmp_path: Path) -> None:
+    truth = sparse(rate=1.0, seconds=60.0)
+    truth.segments = np.array([[0, 600], [907, 1800]])
+    found = infer_events(truth, decay_s=DECAY, rise_s=RISE)
+    assert found.segments.tolist() == [[0, 20_000], [30_234, 60_000]], "whole milliseconds inside the segments"
+    corpus = open_shards(write_shard(tmp_path / "sub-a.h5", [found], {}))
+    windows = corpus.windows(1.0)
+    ends = windows.start + windows.samples
+    assert len(windows) == 20 + 29
+    assert not ((windows.start < 30_233) & (ends > 20_000)).any()
+    assert min(len(corpus.recordings[0].spikes(a / 1000, b / 1000)[0]) for a, b in zip(windows.start, ends)) > 0
+    found.segments = np.array([[0, 60_001]])
+    with pytest.raises(ShardError, match=r"segments from 0 to 60001 ms of events that last 60\.0 s"):
+        open_shards(write_shard(tmp_path / "sub-b.h5", [found], {}))
+    trials = replace(
+        corpus.recordings[0], events=Events(np.array([5.0, 19.8, 25.0, 30.1, 40.0]), np.zeros(5), ["x"] * 5)
+    )
+    assert Corpus((trials,)).trials(0.0, 0.5).start.tolist() == [5000, 40_000]
+
+
+def test_segments_are_deconvolved_each_by_itself() -> None:
+    truth = sparse(rate=1.0, seconds=60.0)
+    truth.segments = np.array([[0, 900], [930, 1800]])
+    first = infer_events(truth, decay_s=DECAY, rise_s=RISE, baseline_s=20)
+    signal = truth.signal.copy()
+    signal[:, 930:] += np.linspace(0, 5, 870)  # a drift that the spectrum of noise hardly sees
+    second = infer_events(replace(truth, signal=signal), decay_s=DECAY, rise_s=RISE, baseline_s=20)
+    for found in (first, second):
+        assert found.provenance["steps"][-1]["least_dff"] > 0
+    one, two = (x.aligned[AMPLITUDE].values[:900] for x in (first, second))
+    np.testing.assert_allclose(one > 0, two > 0)
+    np.testing.assert_allclose(one, two, atol=0.02)
+    truth.segments = np.zeros((0, 2), int)
+    with pytest.raises(ValueError, match="no stretch of signal to infer events from; its segments are empty"):
+        infer_events(truth, decay_s=DECAY)
+
+
+@pytest.mark.parametrize("baseline_s", [3.0, 10.0])
+def test_what_a_change_reaches_is_declared(baseline_s: float) -> None:
+    """Brute force: what a short dip changes of the trace without its baseline, and how far that lies from it."""
+    sfreq, frames, worst = 10.0, 1200, 0.0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        signal = np.cumsum(rng.normal(size=(1, frames)), axis=1) * 0.02 + 0.1 * rng.normal(size=(1, frames))
+        for at in (600, 617, 633, 650):
+            dipped = signal.copy()
+            dipped[:, at : at + 20] -= 5
+            changed = np.flatnonzero(np.abs(flattened(dipped, baseline_s) - flattened(signal, baseline_s))[0] > 1e-9)
+            worst = max(worst, (at - changed.min()) / sfreq, (changed.max() - at - 19) / sfreq)
+    declared = infer_events(seen(np.ones((1, 400)), sfreq), decay_s=DECAY, baseline_s=baseline_s).reach_s - 5 * DECAY
+    assert baseline_s < worst <= declared + 1e-9
+
+
+def flattened(signal: np.ndarray, baseline_s: float) -> np.ndarray:
+    return deconvolution.flat_of(signal, np.array([[0, signal.shape[1]]]), 10.0, baseline_s, 8.0)
+
+
 @pytest.mark.parametrize("signal", [np.ones((2, 1)), np.full((2, 300), -3.0), np.zeros((2, 300)), np.ones((1, 17))])
 def test_traces_with_nothing_to_see_have_no_events(signal: np.ndarray) -> None:
     for baseline in (60.0, None):
@@ -221,11 +284,12 @@ def test_negative_traces_still_have_their_jumps() -> None:
 def test_the_recording_is_one_of_events_and_says_how() -> None:
     truth = sparse(seconds=20.0)
     found = cleaning.clean(truth, [{"infer_events": {"decay_s": DECAY, "rise_s": RISE, "baseline_s": 10}}])
-    assert (found.sfreq, found.signal, found.segments, found.duration) == (None, None, None, 20.0)
+    assert (found.sfreq, found.signal, found.duration) == (None, None, 20.0)
+    assert found.segments.tolist() == [[0, 20_000]], "milliseconds"
     assert (found.modality, found.channels.unit[0], truth.channels.unit[0]) == ("calcium", "events", "1")
     assert set(found.aligned) == {"velocity", "position", DFF, AMPLITUDE}
     np.testing.assert_allclose(found.aligned[DFF].values, truth.signal.T, rtol=1e-6)
-    assert found.reach_s == pytest.approx(10 + 5 * DECAY)
+    assert found.reach_s == pytest.approx(12 + 5 * DECAY)
     step = found.provenance["steps"][-1]
     assert (step["step"], step["decay_s"], step["decay_from"]) == ("infer_events", DECAY, "given")
     assert step["events"] == len(found.spike_time) > 0

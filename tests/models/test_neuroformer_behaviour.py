@@ -135,6 +135,20 @@ def test_neither_encode_nor_an_answer_reads_what_is_to_be_answered() -> None:
     assert torch.equal(model.predict(gone)["reach"], model.predict(batch)["reach"])
 
 
+@pytest.mark.parametrize("name", ["worth", "reach"])
+def test_an_answer_reads_no_other_behaviour_either(name: str) -> None:
+    """An input such as the position would tell the velocity without a spike; the spikes to predict may see it."""
+    model, batch = build(predict=("velocity",), classes={}, behaviour=("worth", "reach")), windows()
+    batch = changed(batch, worth=batch.aligned["velocity"][..., :1] / 100)
+    other = changed(batch, **{name: -batch.aligned[name]})
+    assert torch.equal(model.predict(other)["velocity"], model.predict(batch)["velocity"])
+    assert not torch.equal(model(other).neuron, model(batch).neuron)
+    read = model.to_behaviour["velocity"](model.encode(batch).pooled)
+    assert torch.equal(read[:, None], model(batch).behaviour["velocity"])
+    Behaviour(None).train()(model.train(), batch)["velocity"].backward()
+    assert not any(p.grad is not None and p.grad.any() for p in model.value.parameters())
+
+
 def test_new_recordings_have_a_mean_and_a_deviation_of_their_own_and_are_saved() -> None:
     model, batch = build(), windows()
     strange = changed(batch, session=torch.where(batch.aligned["session"] == 1, -1, 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,7 @@ def test_what_cannot_be_is_refused(model, batch_of) -> None:
         population_encoder.build(facts(6), **SMALL, behaviour=("speed",))
     with pytest.raises(ValueError, match="needs neurons"):
         population_encoder.build(Facts(modality=("eeg",)))
+    sampled = replace(facts(6), modality=("calcium",), sfreq=10.0)
+    with pytest.raises(ValueError, match=r"a signal of 10 samples per second; each sample is a bin: set bin_s to 0\.1"):
+        population_encoder.build(sampled, **SMALL)
+    assert population_encoder.build(sampled, **{**SMALL, "bin_s": 0.1}).counts_s == 0.1

@@ -138,3 +138,61 @@ def test_events_that_are_no_trials_have_empty_columns(tmp_path: Path) -> None:
     assert events.label == ["BAD_invalid", "trial"]
     assert events.columns["side"] == ["", "left"]
     np.testing.assert_array_equal(events.columns["cue_time"], [np.nan, 1.5])
+
+
+def at_100(path: Path, velocity_s: float | None, trials: list[list[float]], calibration_s: float | None = None) -> Path:
+    """Units that fire from 100 to 150 s, a velocity of 140 s at 20 Hz, trials, and a calibration of 5 s."""
+    file, rng = blank(), np.random.default_rng(0)
+    file.add_unit(spike_times=np.r_[100.25, np.sort(rng.uniform(101, 149, 50)), 150.0])
+    if velocity_s is not None:
+        file.add_acquisition(
+            pynwb.TimeSeries(name="velocity", data=np.zeros(2800), unit="m/s", rate=20.0, starting_time=velocity_s)
+        )
+    if calibration_s is not None:
+        file.add_acquisition(
+            pynwb.TimeSeries(name="calibration", data=np.zeros(100), unit="V", rate=20.0, starting_time=calibration_s)
+        )
+    for start, stop in trials:
+        file.add_trial(start_time=start, stop_time=stop)
+    return saved(file, path)
+
+
+@pytest.mark.parametrize(
+    ("velocity_s", "trials", "zero"),
+    [
+        (90.0, [[95.0, 97.0], [120.0, 122.0]], 90.0),  # the trial overlaps the velocity, which overlaps the spikes
+        (None, [[95.5, 101.0], [120.0, 122.0]], 95.0),
+        (90.0, [[85.0, 91.0], [20.0, 22.0]], 85.0),
+        (120.0, [[30.0, 31.0]], 100.0),  # nothing that overlaps comes earlier
+        (10.0, [[95.0, 97.0]], 10.0),
+        (0.0, [[95.0, 97.0]], 0.0),  # the clock starts with the series
+        (2.0, [[-1.0, 3.0]], 0.0),
+    ],
+)
+def test_zero_moves_to_the_earliest_of_all_that_overlaps_the_spikes(
+    tmp_path: Path, velocity_s: float | None, trials: list[list[float]], zero: float
+) -> None:
+    found = read(at_100(tmp_path / "a.nwb", velocity_s, trials))
+    assert found.spike_time[[0, -1]] == pytest.approx([100.25 - zero, 150 - zero])
+    steps = found.provenance["steps"]
+    assert steps[0]["origin_s"] == zero
+    assert [s["origin_s"] for s in steps if s["step"] == "move zero"] == ([zero] if zero else [])
+    np.testing.assert_allclose(found.events.onset, [a - zero for a, _ in trials if a >= zero])
+    end = 150.001
+    if velocity_s is not None:
+        assert found.aligned["velocity"].start == pytest.approx(velocity_s - zero)
+        end = max(end, velocity_s + 140)
+    assert found.duration == pytest.approx(end - zero)
+
+
+def test_a_stray_series_beside_others_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    path = at_100(tmp_path / "a.nwb", 90.0, [[95.0, 97.0]], calibration_s=0.0)
+    with pytest.warns(UserWarning, match=r"'calibration' runs from 0 to 5 s .* so it is left out; compare the clocks"):
+        found = read(path)
+    assert set(found.aligned) == {"velocity"}
+    assert found.aligned["velocity"].start == 0.0, "what is left out moves no zero"
+    left = [s for s in found.provenance["steps"] if s["step"] == "leave out series"]
+    assert [s["series"] for s in left] == ["calibration"]
+    alone = at_100(tmp_path / "b.nwb", None, [], calibration_s=0.0)
+    with pytest.raises(ValueError, match=r"b\.nwb: series 'calibration' runs from 0 to 5 s .* no moment in common"):
+        read(alone)

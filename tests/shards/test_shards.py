@@ -387,10 +387,12 @@ def test_corpus_and_windows_say_what_they_are_in_a_line(tmp_path):
     assert repr(corpus.trials(0, 1).take([])) == "<0 windows of 0 people>"
 
 
-def test_an_event_without_a_label_takes_none_away(tmp_path):
-    events = Events(np.zeros(2), np.full(2, 10.0), ["rest", ""])
+def test_an_event_without_a_label_or_a_stimulus_takes_none_away(tmp_path):
+    events = Events(np.array([0.0, 2.0, 6.0]), np.array([10.0, 2.0, 2.0]), ["rest", "", "task"], ["film", "", ""])
     made = Recording(
         "made_up", "1", "eeg", Channels.make(["Cz"], "eeg"), sfreq=10.0, signal=np.ones((1, 100)), events=events
     )
     write_shard(tmp_path / "1.h5", [made], {})
-    assert open_shards(tmp_path).windows(2.0).label.tolist() == ["rest"] * 5
+    windows = open_shards(tmp_path).windows(2.0)
+    assert windows.label.tolist() == ["rest", "rest", "rest", "task", "rest"]
+    assert windows.stimulus.tolist() == ["film"] * 5

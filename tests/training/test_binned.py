@@ -88,7 +88,7 @@ def test_windows_of_no_whole_number_of_bins_are_refused(tmp_path: Path, samples:
 def test_a_neuron_that_the_model_does_not_know_is_named(tmp_path: Path) -> None:
     found = corpus(tmp_path, made("1", 4, 100))
     known = {f"made_up/1/u{i}": i for i in range(3)}
-    with pytest.raises(ValueError, match=r"1 of 4 neurons are unknown .*made_up/1/u3"):
+    with pytest.raises(ValueError, match=r"1 of 4 neurons are unknown .*made_up/1/u3.*--tracked"):
         Batcher(bin_s=0.05, neurons=known)(rows(found, (0, 0, 200)))
 
 
@@ -123,6 +123,46 @@ def test_a_window_of_no_whole_number_of_samples_ends_with_its_last_one(tmp_path:
     value, time = batch.aligned["clock"][..., 0], batch.aligned["clock/time"]
     np.testing.assert_allclose(value, [[0.0, 0.05], [np.nan, 1.1], [1.1, 1.15]], atol=1e-6)
     np.testing.assert_allclose(time, [[0.0, 0.05], [-0.01, 0.04], [0.01, 0.06]], atol=1e-6)
+
+
+@pytest.mark.parametrize("hz", [100.0000001, 100.000001, 99.9999999, 29.97003, 59.94006])
+def test_rates_a_hair_off_give_each_sample_that_lies_inside(tmp_path: Path, hz: float) -> None:
+    clock = Series(np.arange(round(61 * hz))[:, None] / hz, hz, "s")
+    found = corpus(tmp_path, made("1", 4, 400, duration=60.0, aligned={"clock": clock}))
+    batch = Batcher(aligned=("clock",))(found.windows(0.6, 0.1))
+    for i, seen in enumerate(batch.aligned["clock"][..., 0].double().numpy()):
+        first, stop = np.ceil((np.array([i, i + 6]) / 10) * hz - 1e-6).astype(int)
+        np.testing.assert_allclose(seen[np.isfinite(seen)], clock.values[first:stop, 0], rtol=1e-6)
+        assert np.isfinite(seen[-1])
+
+
+def test_the_last_slot_is_the_last_sample_whatever_else_is_in_the_batch(tmp_path: Path) -> None:
+    """Clocks of 20 and 50 Hz and windows of two lengths: what a row lacks is missing in front."""
+    slow, fast = (Series(np.arange(4.0 * hz)[:, None] / hz, hz, "s") for hz in (20.0, 50.0))
+    having = (made(name, 4, 400, aligned={"clock": x}) for name, x in (("1", slow), ("2", fast)))
+    found = corpus(tmp_path, *having, made("3", 4, 9))
+    batcher, asked = Batcher(aligned=("clock",)), [(0, 1000, 400), (0, 1030, 400), (1, 1000, 400), (1, 1010, 200)]
+    together = batcher(rows(found, *asked, (2, 1000, 400)))
+    value, time = together.aligned["clock"][..., 0], together.aligned["clock/time"]
+    assert value.shape == time.shape == (5, 20)
+    np.testing.assert_allclose(value[:4, -1], [1.35, 1.4, 1.38, 1.2], atol=1e-6)
+    np.testing.assert_allclose(time[:4, -1], [0.35, 0.37, 0.38, 0.19], atol=1e-6)
+    moments = torch.tensor([0.0, 0.03, 0.1, 0.399])
+    for i, row in enumerate(asked):
+        alone = batcher(rows(found, row))
+        n = alone.aligned["clock"].shape[1]
+        np.testing.assert_array_equal(value[i, -n:], alone.aligned["clock"][0, :, 0])
+        np.testing.assert_allclose(time[i, -n:], alone.aligned["clock/time"][0], atol=1e-6)
+        assert torch.isnan(value[i, :-n]).all()
+        np.testing.assert_array_equal(together.at("clock", moments, 0.4)[i], alone.at("clock", moments, 0.4)[0])
+
+
+def test_before_any_sample_a_moment_takes_the_first_that_lies_inside(tmp_path: Path) -> None:
+    clock = Series(np.arange(80.0)[:, None] / 20, 20.0, "s")
+    found = corpus(tmp_path, made("1", 4, 400, aligned={"clock": clock}))
+    batch = Batcher(aligned=("clock",))(rows(found, (0, 1060, 70), (0, 1090, 70), (0, 1010, 30)))
+    seen = batch.at("clock", torch.tensor([0.0, 0.045]), 0.07)[..., 0]
+    np.testing.assert_allclose(seen, [[1.1, 1.1], [1.1, 1.1], [np.nan, np.nan]], atol=1e-6)
 
 
 def test_a_moment_takes_the_latest_sample_that_is_not_later(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from brainfm.evaluations import new_neurons
+from brainfm.evaluations import continuous, new_neurons
 from brainfm.evaluations.blocks import folds
 from brainfm.evaluations.regression import with_target
 from brainfm.metrics import r2
 from brainfm.modalities.spikes import draw_tuning, reaching
+from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import open_shards
 from brainfm.shards.write import write_shard
 from brainfm.training import checkpoint, new_animal
@@ -58,7 +62,7 @@ def test_facts_name_sessions_and_batches_number_them(setting) -> None:
     batch = model.batcher()(own.take([0, 5]))
     assert batch.aligned["session"].tolist() == [0, 0]
     assert batch.aligned["velocity"].shape == (2, 8, 2)
-    with pytest.raises(ValueError, match="add them with"):
+    with pytest.raises(ValueError, match=r"20 of 20 neurons are unknown .*`model.add_neurons`"):
         model.batcher()(train.take([0]))
 
 
@@ -120,3 +124,39 @@ def test_the_evaluation_adapts_a_network_that_reads_behaviour(setting) -> None:
     assert model.model.neurons == list(model.facts.neurons)
     with pytest.raises(ValueError, match="knows every neuron of sim/a"):
         new_neurons.run(model, own, own, **keywords)
+
+
+@pytest.mark.parametrize("name", ["poyo", "neuroformer"])
+def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(tmp_path, name: str) -> None:
+    """At 20 Hz and a hair above 50 Hz each animal is asked at its own last sample, and Neuroformer learns of both."""
+    for number, (subject, hz, hair) in enumerate([("a", 20.0, 0.0), ("b", 50.0, 1e-7)]):
+        made = reaching(np.random.default_rng(number), duration_s=20, behaviour_hz=hz, subject=subject)
+        made.aligned = {k: replace(x, sfreq=hz + hair) for k, x in made.aligned.items()}
+        write_shard(tmp_path / f"{subject}.h5", [made], {})
+    windows = open_shards(tmp_path).windows(0.4)
+    facts, keywords = facts_of(open_shards(tmp_path), 0.4), {"predict": ["velocity"], "dim": 8}
+    config = {"kind": "models", "name": name, "keywords": keywords | ({"heads": 2} if name == "neuroformer" else {})}
+    torch.manual_seed(0)
+    model = Pretrained(checkpoint.build(config, facts).eval(), config, facts)
+    Behaviour(None).train()(model.model, model.batcher()(windows))
+    assert list(new_animal.taught(model, "velocity").values()) == [0, 1]
+    who = windows.of("subject")
+    together = new_animal.predicted(model, windows, "velocity", len(windows))
+    asked = continuous.predicted(model, continuous.Asked(model.model, "velocity", "end", None), windows, len(windows))
+    for subject in "ab":
+        alone = new_animal.predicted(model, windows.take(who == subject), "velocity")
+        np.testing.assert_allclose(together[who == subject], alone, atol=1e-5)
+    np.testing.assert_allclose(asked, together, atol=1e-5)
+
+
+def test_the_latest_session_is_that_of_the_largest_number(setting) -> None:
+    model = setting[0].copy()
+    ids = sorted(f"sim/a/s{n}/" for n in (2, 9, 10))
+    numbers = dict(zip(ids, model.model.add_sessions(ids), strict=True))
+    known = Pretrained(model.model, model.config, replace(model.facts, sessions=tuple(model.model.sessions)))
+    for key in numbers.values():
+        model.model.standard["velocity"].count[key] = 2
+    stored = SimpleNamespace(id="sim/a/s11/", person="sim/a")
+    assert list(new_animal.taught(known, "velocity")) == ["sim/a/s2/", "sim/a/s9/", "sim/a/s10/"]
+    read = new_animal.reading(known, SimpleNamespace(used=[stored]), "velocity").sessions
+    assert read == {"sim/a/s11/": numbers["sim/a/s10/"]}
