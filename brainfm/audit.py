@@ -25,15 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from brainfm.checksums import sha256
+from brainfm.checksums import WEIGHTS, sha256
 from brainfm.shards import schema
 from brainfm.shards.read import Corpus, open_shards
 from brainfm.shards.spans import near, segmented
 from brainfm.shards.stored import Stored, rate
 from brainfm.shards.twins import Intervals, Twins, find, groups_of, merged, pairs, touched, whole
-
-#: A model's weights, in its folder.
-WEIGHTS = "model.safetensors"
 
 #: Start and stop (s) and name of each presentation of a stimulus in a recording.
 Presented = tuple[np.ndarray, np.ndarray, list[str]]

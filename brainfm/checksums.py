@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+#: A model's weights, in its folder: the file that a `model_checksum` is of.
+WEIGHTS = "model.safetensors"
+
 
 def sha256(path: Path) -> str:
     """The sha256 of a file as 64 hexadecimal digits; a file that did not change is read once in a process.

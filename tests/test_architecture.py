@@ -32,10 +32,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "codebooks": ("recording", "tokens", "layers"),
     "models": ("recording", "tokens", "layers", "codebooks"),
     "objectives": ("recording", "tokens", "layers", "codebooks", "models"),
-    "training": ("recording", "shards", *RIGHT, "catalog", "config", "checksums"),
+    "training": ("recording", "shards", "splits", *RIGHT, "catalog", "config", "checksums"),
     "audit": ("recording", "shards", "checksums"),
 }
-ALLOWED["evaluations"] = (*ALLOWED["training"], "training", "metrics", "statistics", "splits")
+ALLOWED["evaluations"] = (*ALLOWED["training"], "training", "metrics", "statistics")
 ALLOWED["report"] = (*ALLOWED["evaluations"], "evaluations", "ranking")
 TOP = ("api", "check", "cli", "compare", "decode_codes", "decode_file", "describe", "faults", "finetune", "given",
        "sklearn", "stages")  # fmt: skip

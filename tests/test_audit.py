@@ -761,3 +761,10 @@ def test_spans_against_a_slow_loop() -> None:
             expected |= any(a < d + gap and c < b + gap for a, b in inside[0] for c, d in inside[1])
         pieces = [segmented(merged(x), segments, gap)[0] for x in (left, right)]
         assert bool(near(*pieces, gap)) is expected
+
+
+def test_spans_of_a_recording_without_segments_have_no_break() -> None:
+    spans = np.array([[0.0, 4.0], [6.0, 9.0]])
+    pieces, moved = segmented(spans, np.zeros((0, 2), int), 3.0)
+    np.testing.assert_array_equal(pieces, spans)
+    np.testing.assert_array_equal(moved, [0, 0])

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.signal import welch
 
 from brainfm.catalog import nearest
+from brainfm.evaluations.protocol import Unfit
 from brainfm.recording import TYPICAL
 from brainfm.shards.read import Windows
 from brainfm.shards.stored import Stored, rate
@@ -66,7 +67,7 @@ def log_band_power(windows: Windows, *, like: Windows | None = None) -> np.ndarr
     inside = [(hertz >= a) & (hertz < b) for a, b in BANDS.values() if b <= sfreq / 2]
     inside = [band for band in inside if band.any()]
     if not inside:
-        raise ValueError(
+        raise Unfit(
             f"no band of 1 to 45 Hz can be seen in windows of {segment / sfreq:g} s at {sfreq:g} Hz; "
             "use longer windows, 'tangent_space' or 'downsampled_signal'"
         )
@@ -92,7 +93,7 @@ def log_power_spectrum(windows: Windows, most_hz: float = 45.0, *, like: Windows
     hertz = np.fft.rfftfreq(segment, 1 / sfreq)
     inside = (hertz >= 1) & (hertz <= min(most_hz, 0.9 * sfreq / 2))
     if segment < sfreq / 2 or not inside.any():
-        raise ValueError(
+        raise Unfit(
             f"windows of {segment / sfreq:g} s at {sfreq:g} Hz show no spectrum up to {most_hz:g} Hz; use longer ones"
         )
 
@@ -114,7 +115,7 @@ def downsampled_signal(windows: Windows, hz: float = 10.0, *, like: Windows | No
     size = max(1, round(sfreq / hz))
     bins = int(lengths[0]) // size
     if len(lengths) > 1 or bins == 0:
-        raise ValueError(f"windows of {lengths / sfreq} s; expected one length of at least {size / sfreq:g} s")
+        raise Unfit(f"windows of {lengths / sfreq} s; expected one length of at least {size / sfreq:g} s")
 
     def describe(signal: np.ndarray) -> np.ndarray:
         return signal[..., : bins * size].reshape(*signal.shape[:-1], bins, size).mean(axis=-1)
@@ -152,9 +153,9 @@ def binned_counts(windows: Windows, bin_s: float = 0.05, lags: int = 6) -> np.nd
     used = windows.used
     shared = sorted(set.intersection(*(set(s.channel_ids) for s in used)))
     if not shared:
-        raise ValueError(
-            f"{len(used)} recordings share no neuron; decode each animal by itself, and each session where its neurons "
-            "are not tracked"
+        raise Unfit(
+            f"{len(used)} recordings share no neuron; decode each animal by itself, and of an animal sessions of "
+            "tracked neurons only (`brainfm ingest --tracked`), or blocks of time of one session"
         )
     out = np.zeros((len(windows), len(shared), lags), np.float32)
     for r in np.unique(windows.recording):
@@ -183,7 +184,7 @@ def montage(windows: Windows) -> tuple[dict[int, np.ndarray], str]:
     good = {r: ~s.channels.bad & (np.array(s.channels.kind) != "misc") for r, s in used.items()}
     silent = [s.id for r, s in used.items() if not good[r].any()]
     if silent:
-        raise ValueError(f"{silent[0]} has no good channel; leave the recording out")
+        raise Unfit(f"{silent[0]} has no good channel; leave the recording out")
     common = set.intersection(
         *({n for n, g in zip(s.channels.name, good[r], strict=True) if g} for r, s in used.items())
     )
@@ -240,7 +241,7 @@ def _described(  # type: ignore[no-untyped-def]
             out = np.zeros((len(windows), int(np.prod(found.shape[1:]))), np.float32)
         out[rows] = found.reshape(len(rows), -1)
     if out is None:
-        raise ValueError("no windows to describe; choose a shorter window or other recordings")
+        raise Unfit("no windows to describe; choose a shorter window or other recordings")
     return out
 
 
@@ -258,7 +259,5 @@ def one_rate(windows: Windows) -> float:
     """
     rates = {windows.recordings[r].sfreq for r in np.unique(windows.recording)}
     if len(rates) != 1 or rates == {0.0}:
-        raise ValueError(
-            f"got sampling rates {sorted(rates)} Hz; signals at one rate are needed (spikes: 'binned_counts')"
-        )
+        raise Unfit(f"got sampling rates {sorted(rates)} Hz; signals at one rate are needed (spikes: 'binned_counts')")
     return rates.pop()

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from brainfm.evaluations import method_scores, protocols
+from brainfm.evaluations import chance, method_scores, protocols
 from brainfm.evaluations import protocol as shared
 from brainfm.evaluations.methods import adaptation, classical, defaults, scratch
 from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials, choose, finite
 from brainfm.evaluations.methods.tuned import rates
+from brainfm.evaluations.protocol import Unfit
 from brainfm.evaluations.protocols import Calibration
 from brainfm.evaluations.shots import SHOTS, Drawn, after_shots, drawn_shots, possible_shots
 from brainfm.metrics import confusion
@@ -121,8 +122,8 @@ def run(
         tries: settings that each method may try.
         steps, batch_size, validations, patience: of everything that is trained by gradient, see `finetuning.Tuning`.
 
-    A method that cannot be fitted here, or diverged in all its settings, is not in the table: `failed` says why. Only
-    the score's own failure ends the comparison.
+    A method that cannot be fitted here, or diverged in all its settings (`protocol.Unfit`), is not in the table:
+    `failed` says why. The score's own failure ends the comparison, and so does any other error of a method.
 
     Raises:
         ValueError: where people, sessions or labels do not allow the protocol, a tested person was pretrained on, or
@@ -140,7 +141,7 @@ def run(
     note += _strangers(model, trials, parts, protocol)
     untrained = adapt if untrained is None else untrained
     baselines = defaults.baselines(trials, protocol) if baselines is None else baselines
-    networks, short = defaults.networks(trials, seed) if networks is None else (networks, "")
+    networks, short = defaults.networks(trials) if networks is None else (networks, "")
     aligned = [word for word in dict.fromkeys((*adapt, *untrained)) if word in adaptation.ALIGNED]
     looking = aligned + [name for name in baselines if "recentred" in name]
     if looking and protocol == "zero-shot":
@@ -170,11 +171,15 @@ def run(
             _fit(entry, parts, drawn, seed)
             if name == PERMUTED:
                 entry.repeats = [_again(entry, trials, parts, seed + n) for n in range(1, permutations)]
-        except ValueError as error:
+        except Unfit as error:
             if name == next(iter(entries)):
                 raise ValueError(f"{name}, whose score this is, cannot be fitted: {error}") from error
             failed[name] = str(error)
             note += f" {name} is not in the table: {error}."
+        except (RuntimeError, ValueError) as error:  # of shapes or linear algebra: nothing that a table should hide
+            print(f"  {name}: failed, and ends the comparison: {error}")
+            error.add_note(f"in the method {name!r} of the comparison")
+            raise
         print(f"  {name}: {time.perf_counter() - started:.0f} s{' failed: ' * (name in failed)}{failed.get(name, '')}")
     entries = {name: entry for name, entry in entries.items() if name not in failed}
     budget = {"tries": tries, "steps": steps, "batch_size": batch_size, "validations": validations,
@@ -184,7 +189,7 @@ def run(
 
 
 def _strangers(model: Pretrained, trials: Trials, parts: Sequence[Side], protocol: str) -> str:
-    """Check that pretraining saw no scored person, or within a person none of the scored recordings.
+    """Check that pretraining saw no scored person, or within a person none of the scored seconds.
 
     Returns:
         A sentence where the network's card does not say what it saw, so that nothing can be checked; "" elsewhere.
@@ -194,16 +199,16 @@ def _strangers(model: Pretrained, trials: Trials, parts: Sequence[Side], protoco
     """
     scored = trials.windows.take(np.concatenate([p.test for p in parts]))
     if protocol in protocols.OWN_PAST:
-        seen = {key for intervals in shared.seen_windows(model.card) for key in intervals}
-        both = sorted(seen & {s.id for s in scored.used})
+        shared.unseen(scored, model.card)
+        seen = any(shared.seen_windows(model.card))
     else:
-        seen = set(shared.seen_people(model.card))
-        both = sorted(seen & set(scored.of("person").tolist()))
-    if both:
-        raise ValueError(
-            f"pretraining saw {', '.join(both[:3])}, which {protocol} is to score; pretrain without them, or choose "
-            "others for test:"
-        )
+        people = set(shared.seen_people(model.card))
+        seen = bool(people)
+        if both := sorted(people & set(scored.of("person").tolist())):
+            raise ValueError(
+                f"pretraining saw {', '.join(both[:3])}, which {protocol} is to score; pretrain without them, or "
+                "choose others for test:"
+            )
     blank = not seen and not model.card.get("untrained")
     return " Nothing proves whom the network saw in pretraining: its card names nobody." if blank else ""
 
@@ -340,6 +345,7 @@ def _result(
         f"{main} of the pretrained network is the score. Each method had {budget['tries']} settings to try, chosen by "
         f"validation windows of the training side; what is trained by gradient took at most {budget['steps']} steps of "
         f"{budget['batch_size']} windows. {trials.signals().note}{note}"
+        f"{chance.few_orders(table[0]['p_least'], table[0]['p_over'])}"
     )
     alone = [p.unlabelled[~np.isin(p.unlabelled, p.taught)] for p in parts]
     held = np.concatenate(alone + [x for d in drawn for sets in d.values() for x in sets])

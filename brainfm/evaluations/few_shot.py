@@ -161,7 +161,7 @@ def sharing(windows: Windows, held: np.ndarray) -> np.ndarray:
         stored, rows = windows.recordings[r], np.flatnonzero(windows.recording == r)
         gap = np.ceil(2 * stored.reach_s * rate(stored) - 1e-6)
         start, stop = windows.start[rows], windows.start[rows] + windows.samples[rows]
-        segment = np.searchsorted(np.sort(stored.segments[:, 0]), start, "right")
+        segment = protocol.segment(stored, start)
         for s in np.unique(segment):
             mine = np.flatnonzero(segment == s)
             kept = mine[held[rows[mine]]]

@@ -15,18 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from brainfm.evaluations import baselines, layerwise, perturbation, protocol, variance
+from brainfm.evaluations.chance import LEVEL, few_orders
 from brainfm.evaluations.identity_probes import Probed, Probes, probes
 from brainfm.evaluations.methods import alignment
 from brainfm.evaluations.methods.trials import Trials
 from brainfm.metrics import balanced_accuracy, confusion
 from brainfm.recording import TYPICAL
 from brainfm.shards.read import Windows
-from brainfm.statistics import smallest_p
 from brainfm.training.batches import ArrayDataset
 from brainfm.training.checkpoint import Pretrained
-
-#: Errors up to this are chance's.
-LEVEL = 0.05
 
 
 def run(
@@ -86,7 +83,7 @@ def run(
         "probes": {name: one.entry(seed) for name, one in found.items()},
         "variance": {name: _shares(asked, x, permutations) for name, x in views.items()},
         "consistency": {name: _consistency(asked, x, permutations) for name, x in views.items()},
-        "confounded": confounded(trials.windows, asked.asked),
+        "confounded": protocol.confounded(trials.windows.recording[asked.asked], trials.labels[asked.asked]),
         "erasure": erased(asked, pooled, found["pretrained"]),
         "aperiodic": without_aperiodic(asked, encoder, plain),
         "layers": [
@@ -118,8 +115,7 @@ def run(
         **protocol.result(
             "identity", "balanced accuracy", main.scored, main.chance, compared, train, test, seed, _note(identity)
         ),
-        "p": main.p,
-        "p_over": main.p_over,
+        **main.by_chance.entry(),
         "confusion": {
             "labels": classes,
             "counts": confusion(words[trials.labels[asked.asked]], words[main.guess], classes).tolist(),
@@ -199,12 +195,6 @@ def _consistency(asked: Probes, features: np.ndarray, permutations: int) -> dict
         features[rows], asked.trials.people[rows], asked.trials.labels[rows], asked.late[rows],
         seed=asked.seed, permutations=permutations,
     )  # fmt: skip
-
-
-def confounded(windows: Windows, rows: np.ndarray) -> bool:
-    """Whether every recording of these windows has one class, so that whatever differs by recording looks like it."""
-    recording, label = windows.recording[rows], windows.label[rows].astype(str)
-    return all(len(set(label[recording == r])) == 1 for r in np.unique(recording))
 
 
 def erased(asked: Probes, features: np.ndarray, before: Asked) -> dict:
@@ -290,11 +280,9 @@ def says(identity: dict) -> list[str]:
     found = []
     label_is = f"{label['score']:.2f}, chance {label['chance']:.2f}"
     subject_is = f"{subject['score']:.2f}, chance {subject['chance']:.2f}"
-    least = smallest_p(label["n_people"]) if label["p_over"] == "people" else 0.0
-    if least > LEVEL:
+    if open_for := few_orders(label["p_least"], label["p_over"]):
         found.append(
-            f"Whether what people never seen do can be read is open ({label_is}): each recording is one condition, and "
-            f"{label['n_people']} people cannot give a p below {least:.3f}. Who a person is "
+            f"Whether what people never seen do can be read is open ({label_is}).{open_for} Who a person is "
             f"{'can' if knows else 'cannot'} be read ({subject_is})."
         )
     elif knows and not reads:

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from brainfm.evaluations import chance, protocol
+from brainfm.evaluations.chance import ByChance
 from brainfm.evaluations.methods.trials import Trials
 from brainfm.evaluations.protocol import CLASSIFIER_C, Scored
 from brainfm.metrics import accuracy, balanced_accuracy
@@ -30,22 +31,22 @@ class Probed:
 
     Attributes:
         scored: mean over people of its balanced accuracy (label) or of the share of right windows (subject).
-        chance: what guessing scores. p: how easily chance does as well, for the same predictions.
-        p_over: what chance exchanges: for the label see `chance.py`; for the subject windows among all people.
+        chance: what guessing scores.
+        by_chance: how easily chance does as well, for the same predictions: for the label see `chance.py`; for the
+            subject it exchanges windows among all people.
         predict: the fitted pipeline. guess: `(window,)` of the scored windows.
     """
 
     scored: Scored
     chance: float
-    p: float
-    p_over: str
+    by_chance: ByChance
     predict: Pipeline = field(repr=False)
     guess: np.ndarray = field(repr=False)
 
     def entry(self) -> dict:
         """As it stands in a result."""
         return {
-            **self.scored.entry(), "chance": self.chance, "p": self.p, "p_over": self.p_over,
+            **self.scored.entry(), "chance": self.chance, **self.by_chance.entry(),
             "n_people": len(self.scored.per_subject), "n_windows": self.scored.n_trials,
             "per_subject": self.scored.per_subject,
         }  # fmt: skip
@@ -101,8 +102,8 @@ class Probes:
         guess, truth, asked = fitted.predict(features[test]), labels[test], self.trials.windows.take(test)
         found = chance.scored(balanced_accuracy, asked, truth, guess, self.seed)
         classes = len(self.trials.classes)
-        p, p_over = chance.by_chance(asked, truth, guess, classes, self.seed)
-        return Probed(found, 1 / classes, p, p_over, fitted, guess)
+        by_chance = chance.by_chance(asked, truth, guess, classes, self.seed)
+        return Probed(found, 1 / classes, by_chance, fitted, guess)
 
     def calibrated(self, features: np.ndarray) -> Pipeline:
         """A readout of the label, fitted on the training people, whose probabilities serve best among themselves.
@@ -154,8 +155,9 @@ class Probes:
         member = (truth == names[:, None]) / np.sum(truth == names[:, None], axis=1, keepdims=True)
         orders = (rng.permutation(len(guess)) for _ in range(chance.PERMUTATIONS))
         null = np.array([(member @ (guess[order] == truth)).mean() for order in orders])
-        p = permutation_p(found.score, null)
-        return Probed(found, 1 / len(set(who[fit].tolist())), p, "trials", fitted, guess)
+        least = chance.least_of([member.astype(bool).sum(axis=1)], len(null))
+        by_chance = ByChance(permutation_p(found.score, null), "trials", least)
+        return Probed(found, 1 / len(set(who[fit].tolist())), by_chance, fitted, guess)
 
 
 def probes(trials: Trials, known: np.ndarray, gap_s: float, seed: int, penalty: float | None = None) -> Probes:

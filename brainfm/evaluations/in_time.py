@@ -127,7 +127,7 @@ def run(
         **protocol.result(
             "in_time", "balanced accuracy", summary["pretrained"], 1 / len(classes), baselines, taught, test, seed,
             f"A classifier for each short window of {length_s:g} s, every {step_s:g} s; the score is their mean. "
-            + trials.signals().note,
+            + trials.signals().note + chance.few_orders(null.least, null.over),
         ),
         "in_time": {
             "unit": "s",
@@ -256,16 +256,22 @@ def mean_over_time(truth: np.ndarray, guess: np.ndarray) -> float:
 def _curve(
     name: str, time: np.ndarray, windows: Windows, truth: np.ndarray, guess: np.ndarray, null: chance.Null, seed: int
 ) -> dict:
-    """Score by time with its interval, and p against the best time of chance: no correction is left to do."""
+    """Score by time with its interval, and p against the best time of chance: no correction is left to do.
+
+    Where people's signs are flipped p is two-sided: the best time is the one farthest from chance.
+    """
     each = null.scores(guess)
-    mean, best = each[:, 0].mean(axis=0), each[:, 1:].mean(axis=0).max(axis=1)
+    mean = each[:, 0].mean(axis=0)
+    strength = each.mean(axis=0) - null.chance
+    strength = np.abs(strength) if null.over == "people" else strength
+    best = strength[1:].max(axis=1)
     if len(each) > 1:
         ends = [bootstrap_ci(each[:, 0, step], seed=seed) for step in range(len(time))]
     else:
         ends = [chance.scored(balanced_accuracy, windows, truth, guess[:, step], seed).ci for step in range(len(time))]
     return {
         "model": name, "time": time.tolist(), "score": mean.tolist(), "ci": [list(pair) for pair in ends],
-        "p": [permutation_p(value, best) for value in mean],
+        "p": [permutation_p(value, best) for value in strength[0]],
     }  # fmt: skip
 
 

@@ -39,10 +39,10 @@ def of(trials: Trials, rows: np.ndarray, asked: Sequence[np.ndarray], main: Scor
     def averaged(score: Callable[[np.ndarray], float]) -> float:
         return float(np.mean([score(chances) for chances in asked]))
 
-    p, p_over = None, ""
+    by_chance: dict[str, Any] = {"p": None, "p_over": "", "p_least": None}
     if len(asked) == 1:  # a mean over permutations of the control has no p of its own
         guess = asked[0].argmax(axis=1)
-        p, p_over = chance.by_chance(trials.windows.take(rows), truth, guess, classes, seed)
+        by_chance = chance.by_chance(trials.windows.take(rows), truth, guess, classes, seed).entry()
     return {
         **main.entry(),
         "per_subject": main.per_subject,
@@ -51,8 +51,7 @@ def of(trials: Trials, rows: np.ndarray, asked: Sequence[np.ndarray], main: Scor
         "ece": averaged(lambda x: ece(truth, x)),
         "brier": averaged(lambda x: _mean(brier, own, truth, x)),
         "log_loss": averaged(lambda x: _mean(log_loss, own, truth, x)),
-        "p": p,
-        "p_over": p_over,
+        **by_chance,
         "worst": list(statistics.worst(main.per_subject)),
         "groups": {
             word: statistics.by_group(main.per_subject, group, seed) for word, group in groups_of(trials, rows).items()

@@ -26,7 +26,8 @@ def run(
 
     Baselines under the same protocol: the majority class, each linear model of the signals, the network untrained, and
     the network's encodings with training labels permuted within each person. `p` says how easily chance does as well
-    with the same predictions, and `p_over` what it exchanges of the test labels, see `chance.py`.
+    with the same predictions, `p_over` what it exchanges of the test labels, and `p_least` how small p could be at
+    best, see `chance.py`.
 
     Args:
         model: the network, not changed.
@@ -65,12 +66,12 @@ def run(
         "permuted labels": protocol.mean_scored(permuted, seed),
     }
     right, said = (np.searchsorted(classes, words) for words in (truth, guess))
-    p, p_over = chance.by_chance(test, right, said, len(classes), seed)
+    by_chance = chance.by_chance(test, right, said, len(classes), seed)
     return {
         **protocol.result(
-            "probe", "balanced accuracy", main, 1 / len(classes), compared, train, test, seed, note
+            "probe", "balanced accuracy", main, 1 / len(classes), compared, train, test, seed,
+            note + by_chance.note(),
         ),
-        "p": p,
-        "p_over": p_over,
+        **by_chance.entry(),
         "confusion": {"labels": classes, "counts": confusion(truth, guess, classes).tolist()},
     }  # fmt: skip

@@ -20,6 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
+from brainfm.shards.stored import Stored
 from brainfm.splits import natural
 from brainfm.statistics import Metric, bootstrap_ci, interval
 
@@ -29,6 +30,10 @@ CLASSIFIER_C = tuple(np.logspace(-4, 0, 5))
 RIDGE_ALPHA = tuple(np.logspace(-5, 1, 7))
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
+
+
+class Unfit(ValueError):
+    """These data cannot be given to a method, or it diverged on them; no fault of its code."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,20 @@ def rows_in_time(windows: Windows) -> np.ndarray:
     used = recordings_in_time(windows)
     place[used] = np.arange(len(used))
     return np.lexsort((windows.start, place[windows.recording]))
+
+
+def segment(stored: Stored, start: np.ndarray) -> np.ndarray:
+    """`(window,)` number of the segment of a recording that each first sample `(window,)` lies in."""
+    return np.searchsorted(np.sort(stored.segments[:, 0]), start, "right")
+
+
+def confounded(recording: np.ndarray, label: np.ndarray) -> bool:
+    """Whether every recording has one label, so that whatever differs by recording looks like it.
+
+    Args:
+        recording: `(window,)` numbers. label: `(window,)` classes.
+    """
+    return all(len(np.unique(label[recording == r])) == 1 for r in np.unique(recording))
 
 
 def classes_of(train: Windows, test: Windows) -> list[str]:

@@ -4,8 +4,9 @@ The windows of each recording are cut in two by time. A person's half is the mea
 that person's recordings, centred by the mean of the training people. Likeness is correlation; the score is top-1.
 Finn et al. 2015, Functional connectome fingerprinting.
 
-Beside it stands how reliable a half is: its correlation with the other half of the same person, stepped up to the whole
-(Spearman 1910, Brown 1910), which is the ceiling of what can be told from it; 0 where they are unlike.
+Beside it stands how reliable a half is: its correlation with the other half of the same person, both centred in the
+same way, stepped up to the whole (Spearman 1910, Brown 1910), which is the ceiling of what can be told of a person from
+it; 0 where they are unlike.
 """
 
 from __future__ import annotations
@@ -50,18 +51,21 @@ def run(model: Pretrained, train: Windows, test: Windows, *, seed: int, gap_s: f
     if not len(reference):
         raise ValueError("no training people to centre the encodings by; give `train` some")
 
+    def centred(pair: np.ndarray) -> np.ndarray:
+        """`(half, person, feature)` without what the training people share."""
+        return pair - pair[:, reference].mean(axis=(0, 1))
+
     def likeness(pair: np.ndarray) -> np.ndarray:
         """`(half, person, feature)` → `(person, person)`, rows first halves."""
-        pair = pair - pair[:, reference].mean(axis=(0, 1))
         first, second = (_unit(x) for x in pair)
         return first @ second.T
 
     asked, n = np.array(gallery)[probes], len(gallery)
     fresh = model.untrained(seed)
     pairs = {
-        "pretrained": _pooled(model.features(both), people, gallery, half),
-        "functional connectivity": connectivity(both, gallery, half),
-        "untrained": _pooled(fresh.features(both), people, gallery, half),
+        "pretrained": centred(_pooled(model.features(both), people, gallery, half)),
+        "functional connectivity": centred(connectivity(both, gallery, half)),
+        "untrained": centred(_pooled(fresh.features(both), people, gallery, half)),
     }
     alike = {name: likeness(pair) for name, pair in pairs.items()}
     ranks = {

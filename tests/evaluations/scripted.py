@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from brainfm.evaluations.protocol import Unfit
+
 
 class Scripted:
-    """Probabilities that are what the setting says."""
+    """Probabilities that are what the setting says; a word is why it cannot be fitted, an error is raised."""
 
     stops_early = False
 
@@ -13,7 +15,9 @@ class Scripted:
 
     def fit(self, trials, side, setting, seed):
         if isinstance(setting["said"], str):
-            raise ValueError(setting["said"])
+            raise Unfit(setting["said"])
+        if isinstance(setting["said"], Exception):
+            raise setting["said"]
         self.said, self.labels = setting["said"], trials.labels
         return self
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from brainfm.evaluations import chance
+from brainfm.evaluations import chance, protocol
 from brainfm.metrics import balanced_accuracy
 from brainfm.shards.read import Windows
 from brainfm.statistics import bootstrap_trials
@@ -15,9 +15,19 @@ from brainfm.statistics import bootstrap_trials
 LEVEL, TIMES = 0.05, 200
 
 
-def windows(labels: list[np.ndarray], people: list[str]) -> tuple[Windows, np.ndarray]:
-    """Windows of a second, one recording for each array of class numbers, and the numbers."""
-    stored = tuple(SimpleNamespace(id=f"{p}/{i}", person=p) for i, p in enumerate(people))
+def windows(labels: list[np.ndarray], people: list[str], single: bool = False) -> tuple[Windows, np.ndarray]:
+    """Windows of a second, one recording for each array of class numbers, and the numbers.
+
+    Args:
+        single: each window is a segment of its own, as in an archive of single trials.
+    """
+    stored = tuple(
+        SimpleNamespace(
+            id=f"{p}/{i}", person=p,
+            segments=np.stack([np.arange(len(x)), np.arange(len(x)) + 1], axis=1) if single else np.array([[0, len(x)]])
+        )
+        for i, (p, x) in enumerate(zip(people, labels, strict=True))
+    )  # fmt: skip
     recording = np.repeat(np.arange(len(labels)), [len(x) for x in labels])
     start = np.concatenate([np.arange(len(x)) for x in labels])
     truth = np.concatenate(labels)
@@ -62,7 +72,7 @@ def test_a_five_percent_test_rejects_five_percent(design, reach, over):
     for seed in range(TIMES):
         asked, truth = windows([design(rng) for _ in range(2)], ["p0", "p1"])
         guess = np.concatenate([drifting(len(truth) // 2, rng, reach) for _ in range(2)])
-        p, kind = chance.by_chance(asked, truth, guess, 2, seed, n=99)
+        p, kind, _ = chance.by_chance(asked, truth, guess, 2, seed, n=99)
         found.append(p <= LEVEL)
         kinds.append(kind)
     assert np.mean(np.array(kinds) == over) > 0.9
@@ -116,14 +126,14 @@ def test_scores_are_balanced_accuracy_and_a_guess_of_one_class_ties_with_all():
         own = people == name
         assert each[i, 0, 0] == balanced_accuracy(truth[own], guess[own, 0])
     assert (each[..., 1] == 0.5).all()
-    assert chance.by_chance(asked, truth, guess[:, 1], 2, 0) == (1.0, "trials")
+    assert chance.by_chance(asked, truth, guess[:, 1], 2, 0)[:2] == (1.0, "trials")
 
 
 def test_a_recording_that_is_a_condition_makes_people_the_unit():
     """Six people right throughout: signs of six scores, two-sided, whatever the number of windows."""
     people = [f"p{i // 2}" for i in range(12)]
     asked, truth = windows([np.full(40, i % 2) for i in range(12)], people)
-    assert chance.by_chance(asked, truth, truth, 2, 0) == (2 / 64, "people")
+    assert chance.by_chance(asked, truth, truth, 2, 0) == (2 / 64, "people", 2 / 64)
     assert chance.Design.of(asked, truth).block == 40
 
 
@@ -145,3 +155,74 @@ def test_one_person_s_interval_covers_over_stretches():
     assert inside[1] / 60 < 0.7
     said = chance.scored(balanced_accuracy, asked, truth, guess, seed)
     assert said.ci == bootstrap_trials(truth, guess, balanced_accuracy, seed=seed, block=block)
+
+
+def test_one_function_says_that_recordings_are_conditions():
+    recording = np.array([0, 0, 1, 1])
+    assert protocol.confounded(recording, np.array(["rest", "rest", "task", "task"]))
+    assert not protocol.confounded(recording, np.array(["rest", "task", "task", "task"]))
+
+
+def test_trials_of_an_archive_are_exchanged_though_its_file_is_sorted_by_class():
+    """Nothing is known of the time between segments: 74 trials of four classes are no four stretches."""
+    sorted_ = np.repeat([0, 1, 2, 3], [20, 18, 18, 18])
+    rng = np.random.default_rng(0)
+    guess = np.where(rng.random(74) < 0.5, sorted_, rng.integers(0, 4, 74))
+    asked, truth = windows([sorted_], ["p"], single=True)
+    design = chance.Design.of(asked, truth)
+    assert (design.over, design.block) == ("trials", 1)
+    p, over, least = chance.by_chance(asked, truth, guess, 4, 0)
+    assert (p, over) == (0.001, "trials")
+    assert least == pytest.approx(0.001)
+    said = chance.scored(balanced_accuracy, asked, truth, guess, 0)
+    assert said.ci == bootstrap_trials(truth, guess, balanced_accuracy)
+    continuous, _ = windows([sorted_], ["p"])
+    assert chance.Design.of(continuous, truth).over == "stretches"
+    assert chance.by_chance(continuous, truth, guess, 4, 0).p > 0.02, "one of 24 orders"
+
+
+def test_single_trials_count_as_runs_beside_recordings_in_stretches():
+    """However many they are, they do not say how the labels of the others lie in time."""
+    block = np.repeat([0, 1, 0, 1], 15)
+    whole, truth = windows([block, np.repeat([0, 1], 200)], ["p", "q"])
+    whole.recordings[1].segments = np.stack([np.arange(400), np.arange(400) + 1], axis=1)
+    design = chance.Design.of(whole, truth)
+    assert design.over == "stretches"
+    assert [x.tolist() for x in design.runs] == [[15] * 4, [1] * 400]
+
+
+def test_the_smallest_p_is_that_of_guesses_that_are_all_right():
+    """One rest and one task run in each recording: two orders each, so four people leave it open."""
+    for people, orders in ((1, 2), (2, 4), (3, 8), (4, 16), (6, 64)):
+        labels = [np.repeat([i % 2, 1 - i % 2], 20) for i in range(people)]
+        asked, truth = windows(labels, [f"p{i}" for i in range(people)])
+        p, over, least = found = chance.by_chance(asked, truth, truth, 2, 0)
+        assert over == "stretches"
+        assert least == pytest.approx((1 + 999 / orders) / 1000)
+        assert p == pytest.approx(least, abs=4 * np.sqrt(1 / orders / 999))
+        assert bool(found.note()) == (orders < 20)
+    assert chance.few_orders(0.5, "stretches") == (
+        " p cannot fall below 0.500 here, however good the guesses: too few stretches to exchange."
+    )
+    assert (truth == 0).any(), "names do as well as numbers"
+    assert chance.Design.of(asked, truth).least(truth.astype(str), 6, 999) == least
+
+
+def test_runs_of_one_length_and_label_may_change_places():
+    labels = np.repeat([0, 1, 0, 1], 5)
+    asked, truth = windows([labels], ["p"])
+    assert chance.by_chance(asked, truth, truth, 2, 0, n=99).least == pytest.approx((1 + 99 * 2 * 2 / 24) / 100)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(10, int), np.repeat([0, 1], [19, 1])])
+def test_an_interval_of_few_runs_has_a_width(labels):
+    """One block as long as all trials would be the same in every resample."""
+    asked, truth = windows([labels], ["p"])
+    assert 1 <= chance.Design.of(asked, truth).block <= len(truth) // 2
+    low, high = chance.scored(balanced_accuracy, asked, truth, np.arange(len(truth)) % 3 // 2, 0).ci
+    assert low < high
+
+
+def test_one_window_is_a_block_of_one():
+    asked, truth = windows([np.zeros(1, int)], ["p"], single=True)
+    assert chance.Design.of(asked, truth).block == 1

@@ -79,6 +79,8 @@ def test_planted_difference_is_found_and_every_kind_is_beside_it(found, luna):
     assert (found["n_subjects"], found["n_trials"], found["ci_over"]) == (4, 96, "subjects")
     assert of(found, "log_band_power")["p"] == pytest.approx(0.001)
     assert of(found, "log_band_power")["p_over"] == "trials"
+    assert of(found, "log_band_power")["p_least"] == pytest.approx(0.001)
+    assert "p cannot fall below" not in found["note"]
     assert of(found, "majority")["p"] > 0.05
     assert of(found, "permuted labels")["p"] is None
     assert all(row["decode_ms"] > 0 for row in found["cost"].values())
@@ -171,6 +173,39 @@ def test_a_method_that_fails_is_named_and_the_others_are_there(luna, sides, monk
     monkeypatch.setattr(comparison.adaptation, "method", lambda *_: Scripted("probe", np.nan))
     with pytest.raises(ValueError, match="probe, whose score this is, cannot be fitted: diverged"):
         comparison.run(luna, *sides, seed=0, adapt=("probe",), untrained=(), baselines=("majority",))
+
+
+@pytest.mark.parametrize("error", [ValueError("4 columns"), np.linalg.LinAlgError("singular"), RuntimeError("shapes")])
+def test_a_bug_in_a_method_is_no_reason_to_leave_it_out(luna, sides, monkeypatch, capsys, error):
+    monkeypatch.setattr(comparison.scratch, "methods", lambda *_: [Scripted("broken", error)])
+    with pytest.raises(type(error), match=str(error)) as raised:
+        comparison.run(luna, *sides, seed=0, untrained=(), **LINEAR)
+    assert raised.value.__notes__ == ["in the method 'broken' of the comparison"]
+    assert f"broken: failed, and ends the comparison: {error}" in capsys.readouterr().out
+
+
+def test_p_that_cannot_be_small_is_said(luna, tmp_path):
+    """Four people with one recording each at rest and at work: signs of four scores give .125 at best."""
+    windows = at_rest_or_at_work(tmp_path, np.random.default_rng(0), 8).trials(0, 1)
+    sides = [windows.take(np.isin(windows.of("subject"), [f"p{i}" for i in own])) for own in (range(4), range(4, 8))]
+    found = comparison.run(luna, *sides, seed=0, untrained=(), **LINEAR)
+    assert "p cannot fall below 0.125 here" in found["note"]
+    row = of(found, "majority")
+    assert (row["p_over"], row["p_least"]) == ("people", 0.125)
+    assert of(found, "permuted labels")["p_least"] is None
+
+
+def test_within_a_person_the_seconds_count_that_pretraining_saw(people, luna):
+    own = people.where(subject=["p5", "p6"]).trials(0, 1)
+    later, same = (
+        Pretrained(luna.model, luna.config, luna.facts, {"windows": {"train": {"sim/p5//": [span]}}})
+        for span in ([100.0, 110.0], [3.2, 3.4])
+    )
+    given = {"seed": 0, "protocol": "within-session", "blocks": 3, "untrained": (), **LINEAR}
+    found = comparison.run(later, own, own, **given)
+    assert "names nobody" not in found["note"]
+    with pytest.raises(ValueError, match="has sim/p5// among the windows of its training or validation"):
+        comparison.run(same, own, own, **given)
 
 
 def test_classes_of_the_two_sides_are_compared(luna, sides):

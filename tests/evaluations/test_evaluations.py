@@ -128,7 +128,8 @@ def test_a_probe_of_recordings_that_are_a_condition_has_a_p_over_people(tmp_path
     stored = corpus(tmp_path, made)
     found = probe.run(known(), trials(stored, "p0", "p1", "p2"), trials(stored, "p3", "p4", "p5", "p6"), seed=0)
     assert found["score"] > 0.95
-    assert (found["p"], found["p_over"]) == (0.125, "people")
+    assert (found["p"], found["p_over"], found["p_least"]) == (0.125, "people", 0.125)
+    assert "p cannot fall below 0.125 here, however good the guesses: too few people" in found["note"]
 
 
 def test_probe_is_at_chance_on_shuffled_labels(people):
@@ -356,7 +357,7 @@ def test_counts_of_two_sessions_are_those_of_the_same_neurons_or_refused(tmp_pat
     assert baselines.binned_counts(tracked).shape == (len(tracked), 4 * 6)
     for recording in both:
         recording.tracked = False
-    with pytest.raises(ValueError, match=r"2 recordings share no neuron; .* are not tracked"):
+    with pytest.raises(ValueError, match=r"2 recordings share no neuron; .*--tracked.* blocks of time"):
         baselines.binned_counts(corpus(tmp_path / "apart", both).windows(0.5))
 
 
@@ -404,12 +405,12 @@ def test_a_fingerprint_says_ranks_likeness_and_reliability(brains):
     assert own["untrained"]["score"] > 1 / 8
     gallery = sorted(set(windows.of("person").tolist()))
     pair = retrieval.connectivity(windows, gallery, retrieval.halves(windows))
+    pair -= pair[:, 3:].mean(axis=(0, 1))
     r = np.corrcoef(pair[0, 1], pair[1, 1])[0, 1]
     reliability = measures["reliability of halves"]["functional connectivity"]["per_subject"]
     assert reliability["sim/b1"] == pytest.approx(2 * r / (1 + r))
     assert all(0 <= x["score"] <= 1 for x in measures["reliability of halves"].values()), "halves may be unlike"
-    centred = pair - pair[:, 3:].mean(axis=(0, 1))
-    alike = np.corrcoef(*centred)[:8, 8:]
+    alike = np.corrcoef(*pair)[:8, 8:]
     others = [x for i in range(8) if i != 1 for x in (alike[1, i], alike[i, 1])]
     within, between = (measures[f"likeness {word} people"]["functional connectivity"] for word in ("within", "between"))
     assert within["per_subject"]["sim/b1"] == pytest.approx(alike[1, 1])
@@ -420,6 +421,18 @@ def test_a_fingerprint_says_ranks_likeness_and_reliability(brains):
     fewer = retrieval.run(known(), train.take(train.of("subject") != "b7"), test, seed=0)["candidates"]
     later = retrieval.run(known(), train, test, seed=0, gap_s=16.0)["candidates"]
     assert len({same["hash"], fewer["hash"], later["hash"]}) == 3
+
+
+def test_what_everybody_shares_is_not_reliable(brains, monkeypatch):
+    """Halves that are alike because all people are: nothing of a person can be told from them."""
+    rng = np.random.default_rng(0)
+    alike = 10 * rng.normal(size=5000) + rng.normal(size=(2, 8, 5000))
+    monkeypatch.setattr(retrieval, "connectivity", lambda *_: alike)
+    windows = brains.windows(8.0)
+    side = np.isin(windows.of("subject"), ["b0", "b1", "b2"])
+    found = retrieval.run(known(), windows.take(~side), windows.take(side), seed=0)
+    reliable = found["measures"]["reliability of halves"]["functional connectivity"]
+    assert reliable["score"] < 0.25, "the mean of ten halves is taken from all, and is noise of its own"
 
 
 def test_connectivity_equals_corrcoef(brains):

@@ -131,11 +131,11 @@ def test_a_representation_of_identity_is_at_chance_on_people_never_seen_and_is_c
 def test_five_people_of_one_condition_a_recording_leave_the_label_open(told):
     """Their smallest p is above the level, so a label at any score is neither read nor missing."""
     own = deepcopy(told[1]["identity"])
-    own["probes"]["pretrained"]["label"] |= {"p": 0.0625, "p_over": "people", "n_people": 5}
+    own["probes"]["pretrained"]["label"] |= {"p": 0.0625, "p_over": "people", "p_least": 0.0625, "n_people": 5}
     said = identity.says(own)[0]
     assert said.startswith("Whether what people never seen do can be read is open")
-    assert "5 people cannot give a p below 0.062" in said
-    own["probes"]["pretrained"]["label"] |= {"p": 0.03, "n_people": 6}
+    assert "p cannot fall below 0.062 here, however good the guesses: too few people to exchange" in said
+    own["probes"]["pretrained"]["label"] |= {"p": 0.03, "p_least": 0.03125, "n_people": 6}
     assert identity.says(own)[0].startswith("What people never seen do is read above chance")
 
 

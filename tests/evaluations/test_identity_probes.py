@@ -45,8 +45,8 @@ def test_what_says_nothing_has_a_p_of_one(asked: Probes) -> None:
     nothing = np.zeros((len(asked.trials), 3))
     for found in (asked.label(nothing), asked.label_later(nothing), asked.subject(nothing, asked.asked)):
         assert len(set(found.guess.tolist())) == 1
-        assert found.p == 1.0
-        assert found.p_over == "trials"
+        assert found.by_chance.p == 1.0
+        assert found.by_chance.over == "trials"
 
 
 def test_what_is_a_condition_as_a_whole_is_asked_of_people(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_what_is_a_condition_as_a_whole_is_asked_of_people(tmp_path: Path) -> No
         level = rng.normal(size=(len(windows.recordings), 2))[windows.recording]
         found = drifting.label(level + 0.1 * rng.normal(size=level.shape))
         assert found.entry()["p_over"] == "people"
-        small += found.p <= 0.05
+        small += found.by_chance.p <= 0.05
     assert small <= 5
 
 

@@ -180,4 +180,8 @@ def test_where_a_trial_s_recording_is_its_condition_people_are_flipped(people: C
     null = chance.Null.of(test, truth, 2, 0)
     found = in_time._curve("", np.arange(1.0), test, truth, truth[:, None], null, 0)
     assert found["score"] == [1.0]
-    assert found["p"][0] == pytest.approx(1 / 16, abs=0.03)
+    assert found["p"][0] == pytest.approx(2 / 16, abs=0.04), "two-sided"
+    wrong = in_time._curve("", np.arange(1.0), test, truth, 1 - truth[:, None], null, 0)
+    assert wrong["score"] == [0.0]
+    assert wrong["p"] == found["p"]
+    assert null.least == 2 / 16

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, polygamma
 
+from brainfm.evaluations.protocol import Unfit
+
 #: Eigenvalues under this share of their mean count as none.
 RANK = 1e-6
 #: A person's own mean and deviation count fully from so many rows on; with fewer, those of all count for the rest.
@@ -44,7 +46,7 @@ def euclidean(signals: np.ndarray, people: np.ndarray, known: np.ndarray | None 
         `(window, channel, time)` in the type of `signals`; a person's mean covariance is the identity.
 
     Raises:
-        ValueError: for a person without a known row, without any variance there, or with values that are not finite.
+        Unfit: for a person without a known row, without any variance there, or with values that are not finite.
     """
     return _whitened(signals, people, known, _mean_covariance)
 
@@ -58,7 +60,7 @@ def recentred(matrices: np.ndarray, people: np.ndarray, known: np.ndarray | None
     """Covariances `(window, channel, channel)` moved so that each person's Riemannian mean is the identity.
 
     Raises:
-        ValueError: for a person without a known row.
+        Unfit: for a person without a known row.
     """
     out = np.empty_like(matrices, dtype=float)
     for name, own, seen in by_person(people, known):
@@ -77,7 +79,7 @@ def statistics(features: np.ndarray, people: np.ndarray, known: np.ndarray | Non
         features: `(window, feature)`. people: `(window,)` names. known: see above.
 
     Raises:
-        ValueError: for a person without a known row, or with values that are not finite.
+        Unfit: for a person without a known row, or with values that are not finite.
     """
     groups = list(by_person(people, known))
     rows = [_finite(features[seen], name).astype(float) for name, _, seen in groups]
@@ -124,11 +126,11 @@ class Erasure:
                 people have n - 1 and would leave nothing of a short encoding.
 
         Raises:
-            ValueError: for fewer than two people, or values that are not finite.
+            Unfit: for fewer than two people, or values that are not finite.
         """
         names, who = np.unique(people, return_inverse=True)
         if len(names) < 2:
-            raise ValueError(f"erasing who someone is needs two people or more to fit on, got {len(names)}")
+            raise Unfit(f"erasing who someone is needs two people or more to fit on, got {len(names)}")
         x = _finite(features, "training").astype(float)
         mean = x.mean(axis=0)
         covariance = oas(np.cov(x.T, bias=True).reshape(x.shape[1], -1)[None], len(x))[0]
@@ -163,7 +165,7 @@ def aperiodic(signals: np.ndarray, sfreq: float, fit_hz: tuple[float, float] = F
         fit_hz: from, to; keep to what the filters let pass. Ends at .9 of the Nyquist frequency at the latest.
 
     Raises:
-        ValueError: where fewer than five bands can be told apart: windows too short, or a rate too low.
+        Unfit: where fewer than five bands can be told apart: windows too short, or a rate too low.
     """
     samples = signals.shape[-1]
     hertz = np.fft.rfftfreq(samples, 1 / sfreq)
@@ -172,7 +174,7 @@ def aperiodic(signals: np.ndarray, sfreq: float, fit_hz: tuple[float, float] = F
     edges = np.geomspace(low, max(high, low * 1.01), 25) * (1 - 1e-9)
     band = np.unique(np.searchsorted(edges, hertz[inside], "right"), return_inverse=True)[1]
     if not inside.any() or band.max() < 4:
-        raise ValueError(
+        raise Unfit(
             f"windows of {samples / sfreq:g} s at {sfreq:g} Hz do not resolve five bands in {low:g} to {high:g} Hz; "
             "use longer windows of EEG, MEG or LFP"
         )
@@ -240,12 +242,12 @@ def oas(matrices: np.ndarray, samples: int) -> np.ndarray:
     A window without any variance takes a billionth of the mean one.
 
     Raises:
-        ValueError: where no window has any variance.
+        Unfit: where no window has any variance.
     """
     n = matrices.shape[-1]
     level = np.trace(matrices, axis1=1, axis2=2) / n
     if not np.any(level > 0):
-        raise ValueError("the signals have no variance in any window; leave flat recordings out")
+        raise Unfit("the signals have no variance in any window; leave flat recordings out")
     square = np.mean(matrices**2, axis=(1, 2))
     below = (samples + 1) * (square - level**2 / n)
     weight = np.where(below > 0, np.minimum((square + level**2) / np.where(below > 0, below, 1.0), 1.0), 1.0)
@@ -271,7 +273,7 @@ def by_person(people: np.ndarray, known: np.ndarray | None = None) -> Iterator[t
     """Name, mask of all rows and numbers of the known rows of each person.
 
     Raises:
-        ValueError: for a person without a known row.
+        Unfit: for a person without a known row.
     """
     people, seen = np.asarray(people), np.ones(len(people), bool)
     if known is not None:
@@ -284,7 +286,7 @@ def by_person(people: np.ndarray, known: np.ndarray | None = None) -> Iterator[t
         own = people == name
         rows = np.flatnonzero(own & seen)
         if not len(rows):
-            raise ValueError(
+            raise Unfit(
                 f"no known row of {name}, who has {int(own.sum())} windows; give at least one without labels (a rest), "
                 "or leave the person out"
             )
@@ -298,7 +300,7 @@ def _whitened(
     for name, own, seen in by_person(people, known):
         part = _finite(signals[seen], name)
         if not np.any(np.ptp(part, axis=-1)):
-            raise ValueError(f"{name}: the signals have no variance in {len(seen)} known rows; leave the person out")
+            raise Unfit(f"{name}: the signals have no variance in {len(seen)} known rows; leave the person out")
         out[own] = inverse_root(reference(part)).astype(out.dtype) @ signals[own]
     return out
 
@@ -314,7 +316,7 @@ def _mean_covariance(signals: np.ndarray) -> np.ndarray:
 def _finite(values: np.ndarray, name: str) -> np.ndarray:
     if not np.all(np.isfinite(values)):
         bad = int(np.sum(~np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-        raise ValueError(f"{name}: {bad} of {len(values)} rows hold values that are not finite; leave them out first")
+        raise Unfit(f"{name}: {bad} of {len(values)} rows hold values that are not finite; leave them out first")
     return values
 
 

@@ -42,6 +42,7 @@ from brainfm.evaluations.methods import alignment
 from brainfm.evaluations.methods.majority import Majority
 from brainfm.evaluations.methods.trials import Method, Setting, Side, Trials
 from brainfm.evaluations.methods.views import known
+from brainfm.evaluations.protocol import Unfit
 
 #: Trials and some of their rows → `(row, feature)`.
 Describe = Callable[[Trials, np.ndarray], np.ndarray]
@@ -73,7 +74,7 @@ class Decoded:
         """Standardise and fit `head` on rows; `more` numbers were fitted before.
 
         Raises:
-            ValueError: where the rows are of one class.
+            Unfit: where the rows are of one class.
         """
         labels = several(trials, rows)
         with protocol.threads().limit(limits=1):
@@ -275,11 +276,11 @@ def functional_connectivity(trials: Trials) -> np.ndarray:
     """`(window, pair)` correlations of the shared channels over each window, Fisher's z; 0 for a flat channel.
 
     Raises:
-        ValueError: where there is one channel only.
+        Unfit: where there is one channel only.
     """
     values = trials.signals().values
     if values.shape[1] < 2:
-        raise ValueError("functional_connectivity needs two shared channels or regions, got one")
+        raise Unfit("functional_connectivity needs two shared channels or regions, got one")
     upper = np.triu_indices(values.shape[1], 1)
     matrices = alignment.covariances(values, shrunk=False)
     out = np.empty((len(matrices), len(upper[0])), np.float32)
@@ -326,7 +327,7 @@ def several(trials: Trials, rows: np.ndarray) -> np.ndarray:
     labels = trials.labels[rows]
     if len(np.unique(labels)) < 2:
         found = [trials.classes[i] for i in np.unique(labels)]
-        raise ValueError(
+        raise Unfit(
             f"{len(rows)} training windows of {found or 'no class'}; a classifier needs two classes of "
             f"{trials.classes}: add people or windows to the training side"
         )

@@ -24,20 +24,15 @@ def baselines(trials: Trials, protocol: str) -> list[str]:
     return [name for name in found if not (protocol == "zero-shot" and "recentred" in name)]
 
 
-def networks(trials: Trials, seed: int) -> tuple[list[str], str]:
+def networks(trials: Trials) -> tuple[list[str], str]:
     """Names for `scratch.methods`, and a sentence on those that need longer windows."""
     if not _electric(trials):
         return [], ""
-    signals = trials.signals()
-    found: dict[str, object] = {}
-    for name in scratch.READOUTS:
-        try:
-            found |= scratch.networks(trials, [name], seed)
-        except ValueError:
-            continue
+    found = [name for name in scratch.READOUTS if scratch.fits(trials, name)]
     short = [name for name in scratch.READOUTS if name not in found]
-    said = f" Left out, for windows of {signals.values.shape[-1]} samples are too short: {', '.join(short)}."
-    return list(found), said if short else ""
+    samples = trials.signals().values.shape[-1]
+    said = f" Left out, for windows of {samples} samples are too short: {', '.join(short)}."
+    return found, said if short else ""
 
 
 def _electric(trials: Trials) -> bool:

@@ -16,6 +16,7 @@ from brainfm.evaluations import protocol
 from brainfm.evaluations.methods import alignment
 from brainfm.evaluations.methods.classical import Decoded, logistic, several, tangent_vectors
 from brainfm.evaluations.methods.trials import Setting, Side, Trials
+from brainfm.evaluations.protocol import Unfit
 
 #: Windows are averaged to at most this rate (Hz), for slow potentials are all that is looked for.
 RATE_HZ = 32.0
@@ -33,7 +34,7 @@ class EvokedCovariances:
         """Fit; `setting` has "filters", for each class, and "C", the inverse penalty.
 
         Raises:
-            ValueError: where the training rows are of one class.
+            Unfit: for windows that are too short, or training rows of one class.
         """
         from pyriemann.estimation import XdawnCovariances
 
@@ -53,7 +54,7 @@ def _slow(trials: Trials) -> np.ndarray:
     size = max(1, round(signals.sfreq / RATE_HZ))
     bins = signals.values.shape[-1] // size
     if bins < 2:
-        raise ValueError(
+        raise Unfit(
             f"windows of {signals.values.shape[-1]} samples at {signals.sfreq:g} Hz are too short for evoked "
             f"potentials; take {2 * size / signals.sfreq:g} s or more"
         )

@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from brainfm.evaluations import few_shot, protocol
 from brainfm.evaluations.methods.trials import Setting, Side
 from brainfm.evaluations.methods.views import Shown, View
+from brainfm.evaluations.protocol import Unfit
 
 #: Inverse penalties to try, the default first; None: the best by cross-validation within the training side.
 PENALTIES: tuple[Setting, ...] = tuple({"inverse_penalty": c} for c in (1e-2, 1e-3, 1e-1, 1e-4, 1.0))
@@ -121,7 +122,7 @@ class Probe:
             seed: of the folds.
 
         Raises:
-            ValueError: where fewer than two classes train.
+            Unfit: where fewer than two classes train.
         """
         begun, rows = time.perf_counter(), side.taught
         enough(trials, rows)
@@ -133,11 +134,11 @@ class Probe:
 
 
 def enough(trials: Shown, rows: np.ndarray) -> None:
-    """Raise ValueError where the training rows have fewer than two classes."""
+    """Raise Unfit where the training rows have fewer than two classes."""
     there = np.unique(trials.labels[rows])
     if len(there) < 2:
         words = ", ".join(trials.classes[c] for c in there) or "no class"
-        raise ValueError(
+        raise Unfit(
             f"{len(rows)} training windows of {len(set(trials.people[rows].tolist()))} people have {words} alone of "
             f"{', '.join(trials.classes)}; take people with two classes or more"
         )

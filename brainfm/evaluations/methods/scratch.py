@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -70,18 +71,27 @@ def networks(trials: Trials, names: Sequence[str], seed: int) -> dict[str, tuple
     for name in names:
         _known(name)  # told before the signals are read
         signals = trials.signals()
-        channels, samples = signals.values.shape[1:]
-        facts = Facts(("eeg",), ("eeg",), signals.sfreq, samples / signals.sfreq, channels)
-        size = catalog.load("models", name).SIZES["local"]
-        config = {"kind": "models", "name": name, "keywords": size}
+        config, facts = _described(trials, name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build(config, facts).eval()
         fresh = Pretrained(model, config, facts, {"untrained": True})
-        table = Channels.make([f"shared {i}" for i in range(channels)], "misc")  # in typical amplitudes already
+        table = Channels.make([f"shared {i}" for i in range(facts.channels)], "misc")  # in typical amplitudes already
         batcher = Batcher(patch=fresh.model.patch)
         found[name] = (fresh, ArrayDataset(signals.values, table, signals.sfreq, batcher))
     return found
+
+
+def fits(trials: Trials, name: str) -> bool:
+    """Whether the windows are long enough for the network: it is built without weights, for its shapes alone."""
+    _known(name)
+    config, facts = _described(trials, name)
+    try:
+        with torch.device("meta"):
+            build(config, facts)
+    except ValueError:
+        return False
+    return True
 
 
 def methods(trials: Trials, names: Sequence[str], tuning: Tuning, seed: int) -> list[Finetune]:
@@ -93,6 +103,15 @@ def methods(trials: Trials, names: Sequence[str], tuning: Tuning, seed: int) -> 
         )
         for name, (fresh, batches) in networks(trials, names, seed).items()
     ]  # fmt: skip
+
+
+def _described(trials: Trials, name: str) -> tuple[dict[str, Any], Facts]:
+    """Configuration of a network in its `local` size, and what it is built from."""
+    signals = trials.signals()
+    channels, samples = signals.values.shape[1:]
+    facts = Facts(("eeg",), ("eeg",), signals.sfreq, samples / signals.sfreq, channels)
+    size = catalog.load("models", name).SIZES["local"]
+    return {"kind": "models", "name": name, "keywords": size}, facts
 
 
 def _known(name: str) -> Callable[[int, int], nn.Module]:

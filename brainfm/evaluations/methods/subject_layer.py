@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from brainfm.evaluations.methods.trials import Setting, Side
 from brainfm.evaluations.methods.tuned import TUNING, FittedNetwork, few, rates, trained
 from brainfm.evaluations.methods.views import Batches, Shown, in_memory
+from brainfm.evaluations.protocol import Unfit
 from brainfm.layers import mixing
 from brainfm.tokens import TokenBatch
 from brainfm.training.checkpoint import Pretrained
@@ -110,14 +111,14 @@ class SubjectLayer:
     stops_early: bool = True
 
     def fit(self, trials: Shown, side: Side, setting: Setting, seed: int) -> FittedSubjectLayer:
-        """As `Finetune.fit`; also ValueError for a network through which no gradient comes to its input."""
+        """As `Finetune.fit`; also Unfit for a network through which no gradient comes to its input."""
         names = tuple(sorted(set(trials.people[side.fit].tolist())))
         channels = mixing.inputs(self.encoder.model, self.data(trials).__getitems__([0]))
         model = mixing.Mixed(deepcopy(self.encoder.model), mixing.Mixing(len(names), channels))
         own = replace(self, tuning=replace(self.tuning, weight_decay=0.0))
         found = trained(own, model, trials, side, setting, seed, partial(by_person, self.encoder, names))
         if found.trained <= sum(p.numel() for p in found.objective.parameters()):
-            raise ValueError(
+            raise Unfit(
                 f"no gradient comes to the input of {type(self.encoder.model).__name__}, so a layer there cannot be "
                 "trained; take adapt='finetune' or 'lora'"
             )

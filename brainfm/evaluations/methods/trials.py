@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from brainfm.evaluations import baselines, protocol
+from brainfm.evaluations.protocol import Unfit
 from brainfm.recording import NO_LABEL, Channels
 from brainfm.shards.read import Windows
 from brainfm.training.batches import WindowDataset
@@ -120,7 +121,7 @@ class Trials:
         """The shared channels of every window, cut to the shortest; made once.
 
         Raises:
-            ValueError: for windows at several rates, or a recording without a good channel.
+            Unfit: for windows at several rates, or a recording without a good channel.
         """
         if not self._signals:
             baselines.one_rate(self.windows)
@@ -131,7 +132,7 @@ class Trials:
                     values = np.zeros((len(self.windows), *found.shape[1:]), np.float32)
                 values[rows] = found
             if values is None:
-                raise ValueError("no windows to compare on; choose a shorter window or other recordings")
+                raise Unfit("no windows to compare on; choose a shorter window or other recordings")
             montage, note = baselines.montage(self.whole)
             number, first = next(iter(montage.items()))
             stored = self.windows.recordings[number]
@@ -200,7 +201,7 @@ def choose(method: Method, trials: Trials, side: Side, tries: int, seed: int) ->
     finite, is never chosen.
 
     Raises:
-        ValueError: where all settings diverged.
+        Unfit: where all settings diverged.
     """
     tried = list(method.settings)[: max(1, tries)]
     if len(tried) == 1:
@@ -212,7 +213,7 @@ def choose(method: Method, trials: Trials, side: Side, tries: int, seed: int) ->
     ]
     known = np.where(np.isfinite(losses), losses, np.inf)
     if np.isinf(known).all():
-        raise ValueError(
+        raise Unfit(
             f"{method.name} diverged: none of {len(tried)} settings has a finite loss on validation windows; try "
             "smaller learning rates, or look at the signals for values far from typical"
         )
@@ -223,9 +224,9 @@ def finite(chances: np.ndarray) -> np.ndarray:
     """The probabilities `(row, class)` as they are.
 
     Raises:
-        ValueError: where some are not finite, as of a network that diverged.
+        Unfit: where some are not finite, as of a network that diverged.
     """
     bad = int(np.sum(~np.isfinite(chances).all(axis=1)))
     if bad:
-        raise ValueError(f"diverged: probabilities of {bad} of {len(chances)} windows are not finite numbers")
+        raise Unfit(f"diverged: probabilities of {bad} of {len(chances)} windows are not finite numbers")
     return chances

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from brainfm.evaluations.methods.probing import enough
 from brainfm.evaluations.methods.trials import Setting, Side
 from brainfm.evaluations.methods.views import Batches, Shown
+from brainfm.evaluations.protocol import Unfit
 from brainfm.layers import lora
 from brainfm.layers.attentive import Attentive
 from brainfm.objectives.supervised import Hidden, Standardised, Supervised
@@ -116,7 +117,7 @@ class Finetune:
             trials, side: as in `Method`. setting: `learning_rate`. seed: of the readout, draws and dropout.
 
         Raises:
-            ValueError: where fewer than two classes train.
+            Unfit: where fewer than two classes train.
         """
         return trained(self, deepcopy(self.encoder.model), trials, side, setting, seed)
 
@@ -154,7 +155,11 @@ class LowRankTuning:
     stops_early: bool = True
 
     def fit(self, trials: Shown, side: Side, setting: Setting, seed: int) -> FittedNetwork:
-        """As `Finetune.fit`; also ValueError for a network without a linear layer to adapt."""
+        """As `Finetune.fit`; also Unfit for a network without a linear layer to adapt."""
+        try:
+            lora.targets(self.encoder.model, self.pattern)
+        except ValueError as error:
+            raise Unfit(str(error)) from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = lora.adapt(deepcopy(self.encoder.model), self.rank, self.alpha, self.pattern)

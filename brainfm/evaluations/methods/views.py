@@ -120,7 +120,7 @@ class Erased:
         """Find the axes within each class, so that a class that one person has alone is not erased.
 
         Raises:
-            ValueError: for fewer than two training people.
+            Unfit: for fewer than two training people.
         """
         rows = side.taught
         x = trials.features(self.encoder)[rows]

@@ -13,6 +13,7 @@ from brainfm.evaluations.methods.trials import Trials
 from brainfm.recording import Channels, Events, Recording
 from brainfm.shards.read import open_shards
 from brainfm.shards.write import write_shard
+from brainfm.training import checkpoint
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 NETWORKS = ["eegnet", "shallow_fbcsp", "deep4", "eeg_conformer"]
@@ -33,17 +34,30 @@ def test_of_voltages_all_that_the_issue_of_baselines_names(tmp_path):
     names = ["majority", "log_band_power", "csp_lda", "tangent_space", "tangent_space recentred"]
     assert defaults.baselines(trials, "cross-subject") == names
     assert defaults.baselines(trials, "zero-shot") == names[:-1], "nothing of a new person may be looked at"
-    assert defaults.networks(trials, 0) == (NETWORKS, "")
+    assert defaults.networks(trials) == (NETWORKS, "")
     assert set(NETWORKS) == set(scratch.READOUTS)
 
 
 def test_networks_whose_windows_are_too_short_are_named(tmp_path):
-    found, said = defaults.networks(recorded(tmp_path, "eeg", "eeg", 0.5), 0)
+    trials = recorded(tmp_path, "eeg", "eeg", 0.5)
+    found, said = defaults.networks(trials)
     assert found
+    assert list(scratch.networks(trials, found, 0)) == found
+    for name in set(NETWORKS) - set(found):
+        with pytest.raises(ValueError, match="windows of 32 samples"):
+            scratch.networks(trials, [name], 0)
     assert (
         said
         == f" Left out, for windows of 32 samples are too short: {', '.join(n for n in NETWORKS if n not in found)}."
     )
+
+
+def test_a_network_is_built_for_its_shapes_alone_to_see_whether_it_fits(tmp_path, monkeypatch):
+    """Its weights would be drawn, and thrown away, a second time."""
+    made = []
+    monkeypatch.setattr(scratch, "build", lambda *given: made.append(checkpoint.build(*given)) or made[-1])
+    assert defaults.networks(recorded(tmp_path, "eeg", "eeg", 4.0))[0] == NETWORKS
+    assert {p.device.type for network in made for p in network.parameters()} == {"meta"}
 
 
 def test_what_the_comparison_of_brainomni_leaves_out_stands_beside_it_on_the_same_split():
@@ -66,4 +80,4 @@ def test_slow_series_have_components_and_connectivity(tmp_path, modality, kind):
     names = defaults.baselines(trials, "cross-subject")
     assert names == ["majority", "pca", "functional_connectivity", "tangent_space"]
     assert [m.name for m in classical.classical(names)] == names
-    assert defaults.networks(trials, 0) == ([], "")
+    assert defaults.networks(trials) == ([], "")
