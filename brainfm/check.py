@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -26,10 +27,7 @@ def everything(root: Path, deep: bool = False) -> bool:
         problems += _model(path.parent)
     results = sorted((root / "data/results").glob("*/[!.]*.json"))
     for path in results:
-        try:
-            json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            problems.append(f"{path} is not whole ({error}); remove it and run `dvc repro`")
+        problems += _read(path, "`dvc repro`")[1]
     if results:
         print(f"results: {len(results)} files")
     return _verdict(problems, deep or not any(map(_files, shards)))
@@ -95,16 +93,31 @@ def _installation() -> list[str]:
 
 
 def _raw(manifest: Path) -> list[str]:
-    problems, files = [], json.loads(manifest.read_text()).get("files", {})
+    mend = f"`brainfm fetch {manifest.parent.name}`"
+    said, problems = _read(manifest, mend)
+    if problems:
+        return problems
+    files = said.get("files", {})
     for name, expected in files.items():
         path = manifest.parent / name
-        digest = expected["sha256"] if isinstance(expected, dict) else expected
+        digest = expected.get("sha256") if isinstance(expected, dict) else expected
         if not path.exists():
-            problems.append(f"{path} is missing; run `brainfm fetch {manifest.parent.name}`")
+            problems.append(f"{path} is missing; run {mend}")
         elif sha256(path) != digest:
-            problems.append(f"{path} has another checksum than was fetched; run `brainfm fetch {manifest.parent.name}`")
+            problems.append(f"{path} has another checksum than was fetched; run {mend}")
     print(f"raw {manifest.parent.name}: {len(files)} files compared with their checksums")
     return problems
+
+
+def _read(path: Path, mend: str) -> tuple[dict[str, Any], list[str]]:
+    """What a JSON file holds, and a problem where it is damaged."""
+    try:
+        said = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return {}, [f"{path} is not whole ({error}); remove it and run {mend}"]
+    if not isinstance(said, dict):
+        return {}, [f"{path} is not whole (it holds a {type(said).__name__}); remove it and run {mend}"]
+    return said, []
 
 
 def _shard(path: Path, deep: bool) -> tuple[int, list[str]]:

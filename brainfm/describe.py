@@ -87,7 +87,7 @@ def _show_codes(path: Path) -> None:
 def _read_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not whole ({error}); remove it and run `dvc repro`") from error
     missing = [k for k in RESULT if k not in result]
     if missing:
@@ -149,7 +149,9 @@ def _show_channels(recordings: Sequence[Stored], one: bool) -> None:
 
 
 def _show_model(path: Path) -> None:
-    config, card = (json.loads((path / n).read_text()) for n in ("config.json", "card.json"))
+    from brainfm.training import checkpoint
+
+    config, card = checkpoint.read_config(path), checkpoint.read_json(path / checkpoint.CARD)
     table = Table(title=str(path), show_header=False)
     rows = {
         "network": f"{config['kind'].removesuffix('s')} {config['name']}, {card.get('parameters', 0):,} parameters",
@@ -181,16 +183,15 @@ def _show_report(path: Path) -> None:
     table = Table(title=f"results of the wiring {path.stem}")
     for column in ("stage", "key", "metric", "score", "95 % interval", "chance", "people", "trials", "baselines"):
         table.add_column(column)
-    for file in result_paths(Path(), path.stem):
-        r = json.loads(file.read_text())
+    found = {file: _read_result(file) for file in result_paths(Path(), path.stem)}
+    for file, r in found.items():
         table.add_row(
-            r["stage"], r["key"] + (" (simulated)" if r["simulated"] else ""), r["metric"], _number(r["score"]),
-            _interval(r["ci"]), _number(r["chance"]), str(r["n_subjects"]), str(r["n_trials"]),
-            ", ".join(f"{k} {_number(v['score'])}" for k, v in r["baselines"].items()),
+            file.parent.name, file.stem + (" (simulated)" if r.get("simulated") else ""), r["metric"],
+            _number(r["score"]), _interval(r["ci"]), _number(r["chance"]), str(r["n_subjects"]), str(r["n_trials"]),
+            ", ".join(f"{k} {_number(v['score'])}" for k, v in r.get("baselines", {}).items()),
         )  # fmt: skip
     CONSOLE.print(table)
-    for file in result_paths(Path(), path.stem):
-        _print_tables([tables.curve(json.loads(file.read_text()))])
+    _print_tables([tables.curve(r) for r in found.values()])
     print(f"report: {path.resolve()}")
 
 
@@ -207,7 +208,7 @@ def show_result(result: dict[str, Any]) -> None:
         table.add_row(name, _number(scored["score"]), _interval(scored.get("ci")))
     table.add_row("chance", _number(result["chance"]), "")
     CONSOLE.print(table)
-    p = f"; p = {_number(result['p'])}" if result.get("p") is not None else ""
+    p = f"; p = {_number(result['p'])} {tables.exchanged(result)}" if result.get("p") is not None else ""
     print(f"{result['n_subjects']} people, {result['n_trials']} trials; interval over {result['ci_over']}{p}")
     _print_tables([tables.curve(result), *tables.of(result)])
 

@@ -10,6 +10,7 @@ import numpy as np
 from brainfm.api import Decoder
 from brainfm.evaluations import baselines, chance, protocol
 from brainfm.evaluations.methods import adaptation
+from brainfm.evaluations.methods.defaults import ELECTRIC
 from brainfm.given import earlier_and_later, met
 from brainfm.metrics import balanced_accuracy
 from brainfm.recording import NO_LABEL
@@ -26,8 +27,9 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Fit, score, save; the result's fields (docs/results.md), with baselines that saw the same trials.
 
-    The cut is in time, see `given.earlier_and_later`, so that no test trial lies between training trials. A person whom
-    the model was pretrained on is scored, and the note says so; see `given.met`.
+    The cut is in time, see `given.earlier_and_later`: no test trial lies between training trials of its class. A person
+    whom the model was pretrained on is scored, and the note says so; see `given.met`. The decoder is saved before
+    anything is scored.
 
     Args:
         model: folder of the pretrained network. shards, subject: whose trials. out: folder of the decoder.
@@ -48,7 +50,8 @@ def run(
     said = [line for person in np.unique(trials.of("person")) for line in met(str(person), decoder.encoder.card)]
     earlier, later, left_out = earlier_and_later(trials, test, by_recording=window_s is not None)
     said += unlabelled + left_out + _confounded(trials)
-    decoder.fit(earlier)
+    decoder.fit(earlier).save(out)
+    print("\n".join([f"decoder: {out}", *said]))
     truth = later.label.astype(str)
     main = chance.scored(balanced_accuracy, later, truth, decoder.predict(later), seed)
     fresh = Decoder(decoder.encoder.untrained(seed), adapt, seed).fit(earlier)
@@ -56,8 +59,6 @@ def run(
         f"untrained, {adapt}": chance.scored(balanced_accuracy, later, truth, fresh.predict(later), seed),
         **_without_a_network(earlier, later, seed),
     }
-    decoder.save(out)
-    print("\n".join([f"decoder: {out}", *said]))
     return {
         "task": f"{subject}, {adapt} on {len(earlier)} trials", "model": model.name, "metric": "balanced accuracy",
         "score": main.score, "ci": list(main.ci), "ci_over": main.ci_over, "chance": 1 / len(decoder.classes_),
@@ -91,25 +92,23 @@ def _trials(corpus: Corpus, tmin: float, tmax: float, window_s: float | None) ->
 
 def _confounded(trials: Windows) -> list[str]:
     """A sentence where every recording is one condition."""
-    labels = [set(trials.label[trials.recording == r].tolist()) for r in np.unique(trials.recording)]
-    if len(labels) < 2 or any(len(words) > 1 for words in labels):
+    if len(np.unique(trials.recording)) < 2 or not protocol.confounded(trials.recording, trials.label):
         return []
     return ["Each recording is one condition, so that what tells recordings apart (gel, drift) scores as well."]
 
 
 def _without_a_network(train: Windows, test: Windows, seed: int) -> dict[str, protocol.Scored]:
-    """The commonest class, and logistic regression on the signals."""
+    """The commonest class, and logistic regression on features of the signals."""
     labels, truth = train.label.astype(str), test.label.astype(str)
     words, count = np.unique(labels, return_counts=True)
     guesses = {"majority": np.full(len(truth), words[count.argmax()])}
-    name = _feature(train.used[0])
-    for word, (x, asked) in baselines.of_signals(name, train, test)[0].items():
+    for word, (x, asked) in baselines.of_signals(_features(train.used[0]), train, test)[0].items():
         guesses[word] = protocol.fit_linear(x, labels, train.of("person"), seed).predict(asked)
     return {name: chance.scored(balanced_accuracy, test, truth, guess, seed) for name, guess in guesses.items()}
 
 
-def _feature(stored: Stored) -> str:
-    """Features of the signal that suit a recording, a word of `baselines.of_signals`."""
+def _features(stored: Stored) -> list[str]:
+    """Features of the signal that suit a recording, words of `baselines.of_signals`; rhythms of `ELECTRIC` alone."""
     if not stored.sfreq:
-        return "binned_counts"
-    return "tangent_space" if stored.modality == "fmri" else "log_band_power"
+        return ["binned_counts"]
+    return ["log_band_power"] if stored.modality in ELECTRIC else ["tangent_space", "downsampled_signal"]

@@ -22,17 +22,15 @@ from brainfm.training.batches import ArrayDataset, Batcher, WindowDataset
 from brainfm.training.checkpoint import Pretrained
 from brainfm.training.finetuning import Tokenized
 
-#: Types of the words that numpy makes of whole numbers and of others where an array mixes them with words.
+#: Types of the words that numpy makes of whole numbers and of others where an array mixes them with words. Numbers do
+#: not fill them: where a word does, it may be what made the array so wide.
 NUMBERS_AS_WORDS = (np.dtype("<U21"), np.dtype("<U32"))
 #: What to do about an array in another unit.
 MULTIPLY = "multiply an array by {factor} (`scale={factor}` in brainfm.sklearn), or set the unit of the recording"
-
 #: Kinds of channels whose place their names or files can tell.
 PLACED_BY_NAME = {"eeg", "ecog", "seeg", "mag", "grad", "axial"}
-
 #: Trials that are predicted may lie so many times farther out than those of a fit: a few of them may be all artefact.
 ARTEFACT = 10.0
-
 #: Whose trials an array's are where nobody is named.
 SOMEBODY = "one"
 #: Share of the trials, or of the people where there are `FEW` or more, that is spared to stop early.
@@ -187,19 +185,42 @@ def _shared(windows: Windows, names: Sequence[str]) -> tuple[Channels, float, np
 
 
 def earlier_and_later(windows: Windows, later: float, by_recording: bool = False) -> tuple[Windows, Windows, list[str]]:
-    """Cut in time: windows to fit, the last share `later` to score, and sentences on what is left out.
+    """Cut in time: windows to fit, the last share `later` to score, and sentences on what was done and left out.
 
-    The share is of all, or of each recording by itself.
+    The share is of all, or of each recording by itself; of each class where that leaves one on one side alone, as of
+    blocks. Runs follow each other as in `protocol.rows_in_time`. Windows that `few_shot.sharing` finds are left out.
 
-    Runs follow each other as in `protocol.rows_in_time`. Earlier windows that `few_shot.sharing` finds are left out.
+    Raises:
+        ValueError: where a class is on one side alone all the same: chance would not be one over their number.
     """
     order = protocol.rows_in_time(windows)
     runs = [order[windows.recording[order] == r] for r in np.unique(windows.recording)] if by_recording else [order]
+    fit, held, said = _cut(windows, runs, later)
+    if alone := _on_one_side(windows, fit, held):
+        runs = [run[windows.label[run] == label] for run in runs for label in np.unique(windows.label[run])]
+        fit, held, said = _cut(windows, runs, later)
+        said.insert(0, f"One cut in time leaves {alone} on one side alone: the last trials of each class are scored.")
+    if alone := _on_one_side(windows, fit, held):
+        raise ValueError(
+            f"{alone} of {len(windows)} trials: no cut in time with a share of {later:g} to score leaves some on both "
+            "sides; give more trials, or another share"
+        )
+    return windows.take(fit), windows.take(held), said
+
+
+def _cut(windows: Windows, runs: Sequence[np.ndarray], later: float) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows to fit, the last share of each of the runs to score, and a sentence on rows that are left out."""
     cut = [np.split(run, [round(len(run) * (1 - later))]) for run in runs]
     fit, held = (np.concatenate(sides) for sides in zip(*cut, strict=True))
     near = few_shot.sharing(windows, np.isin(np.arange(len(windows)), held))[fit]
-    left_out = f"{int(near.sum())} trials before the cut share raw samples with tested ones and are left out."
-    return windows.take(fit[~near]), windows.take(held), [left_out] if near.any() else []
+    said = f"{int(near.sum())} trials before the cut share raw samples with tested ones and are left out."
+    return fit[~near], held, [said] if near.any() else []
+
+
+def _on_one_side(windows: Windows, fit: np.ndarray, held: np.ndarray) -> str:
+    """Names of the classes that are not both to fit and to score; "" where there is none."""
+    both = set(windows.label[fit].tolist()) & set(windows.label[held].tolist())
+    return ", ".join(repr(str(label)) for label in np.unique(windows.label) if label not in both)
 
 
 def met(person: str, card: dict[str, Any]) -> list[str]:
@@ -241,8 +262,8 @@ def labels_of(X: Any, y: Any, trials: int | None = None) -> np.ndarray:
     """
     if y is None:
         y = _carried(X)
-    by_numpy = getattr(y, "dtype", None) in NUMBERS_AS_WORDS
     values = y.tolist() if hasattr(y, "tolist") else list(y)
+    by_numpy = any(getattr(y, "dtype", None) == d and max(map(len, values)) < d.itemsize // 4 for d in NUMBERS_AS_WORDS)
     if trials is not None and len(values) != trials:
         raise ValueError(f"got {len(values)} labels for {trials} trials; expected one each")
     gone = [i for i, v in enumerate(values) if v is None or str(v).lower() in NO_LABEL]

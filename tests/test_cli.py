@@ -311,12 +311,62 @@ def test_info_of_a_model_and_a_result(run, tmp_path: Path) -> None:
     assert run("info", str(tmp_path / "other.json"))[0] == 2
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", '{"score": 1}'])
-def test_info_of_json_that_is_no_result(run, tmp_path: Path, text: str) -> None:
-    (tmp_path / "other.json").write_text(text)
+@pytest.mark.parametrize("content", [b"[1]", b"{", b'{"score": 1}', b"\xff\xfe{}"])
+def test_info_of_json_that_is_no_result(run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other.json").write_bytes(content)
     status, _, err = run("info", str(tmp_path / "other.json"))
     assert status == 2
     assert "other.json" in err
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A model folder whose files are as small as they can be."""
+    folder = tmp_path / "data/models/m"
+    folder.mkdir(parents=True)
+    for name, said in (
+        ("config.json", {"kind": "models", "name": "luna", "keywords": {}, "facts": {}}),
+        ("card.json", {}),
+    ):
+        (folder / name).write_text(json.dumps(said))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "card.json"])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe{}", b""])
+def test_info_of_a_damaged_model_is_no_bug_of_ours(run, damaged: Path, name: str, content: bytes) -> None:
+    assert run("info", str(damaged))[0] == 0
+    (damaged / name).write_bytes(content)
+    status, _, err = run("info", str(damaged))
+    assert status == 2
+    assert f"{name} is damaged" in err
+    assert "train or copy the model again" in err
+    assert "bug" not in err
+
+
+def test_a_configuration_without_its_words_is_damaged(run, damaged: Path) -> None:
+    (damaged / "config.json").write_text('{"kind": "models"}')
+    status, _, err = run("info", str(damaged))
+    assert (status, "config.json is damaged (name, keywords, facts is missing)" in err) == (2, True)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe{}"])
+def test_check_goes_on_after_a_damaged_file(
+    run, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """What comes after it, the model and the results, is looked at too."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/raw/a/MANIFEST.json", "data/models/m/config.json", "data/results/decode/k.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    status, out, _ = run("check")
+    assert status == 1
+    assert "MANIFEST.json is not whole" in out
+    assert "remove it and run `brainfm fetch a`" in out
+    assert "m/config.json is damaged" in out
+    assert "k.json is not whole" in out
+    assert "3 problems" in out
 
 
 NAMES = ["EEG Fp1", "EEG F3", "EEG C3", "EEG P3", "EEG O1", "EEG T3", "ECG ECG"]

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from brainfm import finetune
+from brainfm.api import Decoder
 from brainfm.modalities import electrodes
 from brainfm.models import luna
-from brainfm.recording import Events, Recording
+from brainfm.recording import Channels, Events, Recording
+from brainfm.shards.read import open_shards
 from brainfm.shards.write import write_shard
 from brainfm.tokens import Facts
 from brainfm.training.checkpoint import Pretrained
@@ -78,3 +80,41 @@ def test_trials_without_a_label_are_left_out(model: Path, tmp_path: Path) -> Non
     found = finetune.run(model, tmp_path / "shards", "1", tmp_path / "out", adapt="probe")
     assert "20 trials without a label are left out." in found["note"]
     assert found["n_trials"] == 6
+
+
+def test_blocks_of_one_class_are_all_scored(model: Path, tmp_path: Path) -> None:
+    """With a single cut the last trials are all "right", and whatever says so scores 1 with an interval of no width."""
+    made = recording("task", Events(np.arange(40.0), np.zeros(40), ["left"] * 20 + ["right"] * 20))
+    write_shard(tmp_path / "shards/sub-1.h5", [made], {})
+    found = finetune.run(model, tmp_path / "shards", "1", tmp_path / "out", adapt="probe")
+    assert "the last trials of each class are scored" in found["note"]
+    assert (found["n_trials"], found["chance"]) == (12, 0.5)
+    assert found["baselines"]["majority"]["score"] == 0.5
+
+
+def test_the_decoder_is_kept_where_a_baseline_fails(
+    model: Path, conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("too short for this baseline")
+
+    monkeypatch.setattr(finetune.baselines, "of_signals", fails)
+    with pytest.raises(ValueError, match="too short for this baseline"):
+        finetune.run(model, conditions, "1", tmp_path / "out", adapt="probe", window_s=1.0)
+    assert len(Decoder.load(tmp_path / "out").classes_) == 2
+
+
+@pytest.mark.parametrize(("modality", "kind", "sfreq"), [("calcium", "neuron", 5.0), ("calcium", "neuron", 1.5),
+                                                         ("fmri", "region", 0.5)])  # fmt: skip
+def test_slow_signals_have_baselines_without_rhythms(modality: str, kind: str, sfreq: float, tmp_path: Path) -> None:
+    """No band of 1 to 45 Hz can be seen in them."""
+    events, rng = Events(np.arange(0.0, 400, 10), np.zeros(40), ["left", "right"] * 20), np.random.default_rng(0)
+    time = np.arange(int(400 * sfreq)) / sfreq
+    signal = rng.normal(0, 0.1, (4, len(time))) + (time // 10 % 2 == 1)
+    made = Recording("made_up", "1", modality, Channels.make(list("abcd"), kind), sfreq=sfreq, signal=signal,
+                     events=events)  # fmt: skip
+    write_shard(tmp_path / "1.h5", [made], {})
+    trials = open_shards(tmp_path).trials(0.0, 8.0)
+    found = finetune._without_a_network(trials.take(np.arange(28)), trials.take(np.arange(28, 40)), 0)
+    assert list(found) == ["majority", "tangent_space", "downsampled_signal"]
+    assert found["downsampled_signal"].score == 1.0

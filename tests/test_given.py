@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,13 @@ def test_labels_become_one_type(labels: object, kind: str) -> None:
     assert labels_of(None, labels).dtype.kind == kind
 
 
-def run(session: str, name: str, reach_s: float = 0.0) -> Recording:
-    """Ten trials of a second, one after the other."""
+def run(session: str, name: str, reach_s: float = 0.0, words: Sequence[str] = ("x", "y") * 5) -> Recording:
+    """A trial of each word, a second each, one after the other."""
+    n = len(words)
     return Recording(
         "made_up", "1", "eeg", Channels.make(["a"], "eeg"), sfreq=8.0, session=session, run=name, reach_s=reach_s,
-        signal=np.random.default_rng(0).normal(0, 1e-5, (1, 80)),
-        events=Events(np.arange(10.0), np.zeros(10), ["x", "y"] * 5),
+        signal=np.random.default_rng(0).normal(0, 1e-5, (1, 8 * n)),
+        events=Events(np.arange(float(n)), np.zeros(n), list(words)),
     )  # fmt: skip
 
 
@@ -138,8 +140,12 @@ def test_labels_that_are_none(labels: object, message: str) -> None:
         labels_of(None, labels)
 
 
-def test_words_that_look_like_numbers_are_words() -> None:
+@pytest.mark.parametrize("width", [21, 32])
+def test_words_that_look_like_numbers_are_words(width: int) -> None:
+    """Also where the longest happens to be as wide as what numpy makes of numbers."""
     assert labels_of(None, np.array(["10", "rest"])).tolist() == ["10", "rest"]
+    longest = "r" * width
+    assert labels_of(None, np.array(["10", longest])).tolist() == ["10", longest]
     assert labels_of(None, np.array([1, 2], "<U21")).tolist() == ["1", "2"]
 
 
@@ -154,3 +160,22 @@ def test_each_recording_is_cut_where_it_is_asked(tmp_path: Path) -> None:
     fit, held, _ = earlier_and_later(open_shards(tmp_path).trials(0.0, 1.0), 0.3, by_recording=True)
     assert fit.intervals() == {f"made_up/1/1/{r}": [[0.0, 7.0]] for r in "ab"}
     assert held.intervals() == {f"made_up/1/1/{r}": [[7.0, 10.0]] for r in "ab"}
+
+
+def test_every_class_is_scored_where_labels_come_in_blocks(tmp_path: Path) -> None:
+    """One cut of ten trials of each class in a row would score the second alone."""
+    write_shard(tmp_path / "1.h5", [run("1", "a", 0.25, ["x"] * 10 + ["y"] * 10)], {})
+    fit, held, said = earlier_and_later(open_shards(tmp_path).trials(0.0, 1.0), 0.3)
+    assert held.intervals() == {"made_up/1/1/a": [[7.0, 10.0], [17.0, 20.0]]}
+    assert fit.intervals() == {"made_up/1/1/a": [[0.0, 6.0], [11.0, 16.0]]}
+    assert said == [
+        "One cut in time leaves 'x' on one side alone: the last trials of each class are scored.",
+        "3 trials before the cut share raw samples with tested ones and are left out.",
+    ]
+
+
+@pytest.mark.parametrize("words", [["x"] * 10 + ["y"], ["y"] + ["x"] * 10])
+def test_a_class_that_cannot_be_cut_is_named(words: list[str], tmp_path: Path) -> None:
+    write_shard(tmp_path / "1.h5", [run("1", "a", words=words)], {})
+    with pytest.raises(ValueError, match=r"^'y' of 11 trials: no cut in time"):
+        earlier_and_later(open_shards(tmp_path).trials(0.0, 1.0), 0.3)

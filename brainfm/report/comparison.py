@@ -142,7 +142,7 @@ def table(result: dict[str, Any]) -> str:
     body = "".join(row(result, m) for m in methods(result))
     return (
         f'<div class="wide"><table class="sortable"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-        '<p class="caption">Above chance: 0 is guessing, 1 is no error; p: labels permuted within people do as well. '
+        '<p class="caption">Above chance: 0 is guessing, 1 is no error; p: how easily chance does as well. '
         "ECE, Brier (summed over classes) and log loss measure probabilities: lower is better, and 0 is perfect. "
         "Weights: those that were fitted; tried: settings; seconds are of one fold.</p>"
     )

@@ -10,21 +10,10 @@ import plotly.graph_objects as go
 
 from brainfm.report.inputs import dicts, simulated, source, task, words
 from brainfm.report.style import COLOURS, GREY, METHODS, SYMBOLS, bounds, finite, label, method, plot, scored
-from brainfm.report.tables import pair_of
+from brainfm.report.tables import GAINS, pair_of
 
 #: Lines of the first, second ... method of a kind.
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-#: Paired differences that are drawn: key of a result → part of the figure's id, its title, and its caption.
-GAINS = {
-    "effect_of_transfer": (
-        "transfer", "effect of transfer",
-        "What pretraining adds: pretrained minus untrained with the same labels, within people.",
-    ),
-    "joint_minus_separate": (
-        "joint", "joint minus separate",
-        "What learning responses and behaviour together adds to learning one after the other, with the same labels.",
-    ),
-}  # fmt: skip
 
 
 def draw(results: Sequence[dict[str, Any]]) -> list[str]:

@@ -71,8 +71,8 @@ def table(own: dict[str, Any]) -> str:
     return (
         f'<div class="wide"><table><thead><tr><th>Representation</th>{head}</tr></thead><tbody>{body}</tbody></table>'
         '</div><p class="caption">Balanced accuracy for the label, share of right windows for the subject, means over '
-        "people with 95 % intervals; p by permuting the truth, or people's signs where a recording is one condition. "
-        "Who someone is is fitted on early windows and asked on "
+        "people with 95 % intervals; p by permuting the truth of trials or of stretches of one label, or by flipping "
+        "signs of people where a recording is one condition. Who someone is is fitted on early windows and asked on "
         "later ones after a gap. A representation of identity has a high third column and a first one at chance.</p>"
     )
 
@@ -81,7 +81,8 @@ def _cell(entry: Any) -> str:
     entry = _dict(entry)
     if not finite(entry.get("score")):
         return "–"
-    p = f'<span class="small">p {number(entry["p"])}</span>' if finite(entry.get("p")) else ""
+    over = f", {escape(words(entry['p_over']))}" if entry.get("p_over") else ""
+    p = f'<span class="small">p {number(entry["p"])}{over}</span>' if finite(entry.get("p")) else ""
     return f'<span class="value">{escape(scored(entry["score"], entry.get("ci")))}</span>{p}'
 
 

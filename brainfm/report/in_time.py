@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from brainfm.recording import Events
 from brainfm.report.inputs import dicts, simulated, source, task, words
 from brainfm.report.style import BADGE, COLOURS, GREY, INK, bounds, finite, label, method, plot, scored
+from brainfm.report.tables import OVER
 
 #: Colours of classes and kinds of events, in turn (Okabe and Ito 2008).
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
@@ -125,11 +126,12 @@ def curves(result: dict[str, Any], number_of: int) -> str:
                 x=significant, y=[low - 0.02 * (i + 1)] * len(significant), mode="markers", showlegend=False,
                 marker={"symbol": "square", "size": 5, "color": colour}, hoverinfo="skip",
             )  # fmt: skip
+    how = OVER.get(words(result["in_time"].get("p_over")), "by permutation")
     drawing.update_xaxes(title={"text": "time in the trial (s), middle of the short window"}, showgrid=False)
     drawing.update_yaxes(title={"text": label(words(result.get("metric")) or "score")}, automargin=True)
     caption = (
-        "A decoder for each time; bands are 95 % intervals. Squares under the curves mark times at which permuted "
-        "labels do as well in fewer than 5 % of cases, over all times together."
+        "A decoder for each time; bands are 95 % intervals. Squares under the curves mark times at which chance does "
+        f"as well in fewer than 5 % of cases, {how}, over all times together."
     )
     return plot(drawing, f"fig-in-time-{number_of}", task(result), source(result), caption, simulated(result),
                 legend=True)  # fmt: skip

@@ -72,7 +72,7 @@ def forest(result: dict[str, Any], number_of: int) -> str:
     across, down = min(len(said), ACROSS), -(-len(said) // ACROSS)
     inner, between = panels_px(down, ROW_PX * (len(methods) + 1))
     drawing = make_subplots(
-        down, across, subplot_titles=[f"<b>{label(title)}</b>" for title in said], shared_yaxes=True,
+        down, across, subplot_titles=[f"<b>{label(title)}</b>{direction(title)}" for title in said], shared_yaxes=True,
         horizontal_spacing=0.03, vertical_spacing=between,
     )  # fmt: skip
     for i, (title, found) in enumerate(said.items()):
@@ -95,6 +95,11 @@ def panels_px(down: int, height: int) -> tuple[int, float]:
     """Pixels of `down` rows of panels of this height, and the share of them that lies between two rows."""
     whole_px = down * (height + BETWEEN_PX) - BETWEEN_PX
     return whole_px, BETWEEN_PX / whole_px if down > 1 else 0.0
+
+
+def direction(measure: str) -> str:
+    """What to add to the name of a measure of which less is better."""
+    return " (lower is better)" if measure in tables.LOWER else ""
 
 
 def drawable(said: dict[str, Any]) -> bool:

@@ -32,13 +32,35 @@ class Table:
     note: str = ""
 
 
-#: Differences at each number of labels: key of a result → what is compared.
-GAINS = {"effect_of_transfer": "effect of transfer", "joint_minus_separate": "joint minus separate"}
+#: Paired differences at each number of labels: key of a result → part of a figure's id, what is compared, caption.
+GAINS = {
+    "effect_of_transfer": (
+        "transfer", "effect of transfer",
+        "What pretraining adds: pretrained minus untrained with the same labels, within people.",
+    ),
+    "joint_minus_separate": (
+        "joint", "joint minus separate",
+        "What learning responses and behaviour together adds to learning one after the other, with the same labels.",
+    ),
+}  # fmt: skip
+#: Measures of which less is better; of all others more is.
+LOWER = ("median rank / N",)
+#: What chance exchanges (`p_over`, see `evaluations/chance.py`) → how p came about.
+OVER = {
+    "trials": "by permutation of trials within recordings",
+    "stretches": "by permutation of stretches within recordings",
+    "people": "by flipping signs of people, two-sided",
+}
+#: Regions that are listed, of those with the lowest score.
+REGIONS = 20
 
 
 def of(result: dict[str, Any]) -> list[Table]:
     """All tables that a result gives, in the order of reading; most results give none."""
-    made = (measures, latents, median_errors, per_block, gains, differences, components, animals)
+    made = (
+        measures, latents, median_errors, per_block, gains, differences, components, animals, regions, against_chance,
+        candidates,
+    )  # fmt: skip
     return [table for table in (one(result) for one in made) if table.rows]
 
 
@@ -98,7 +120,8 @@ def measures(result: dict[str, Any]) -> Table:
         values = [next((one[key] for one in found.values() if key in one), None) for found in said.values()]
         if any(x is not None for x in values):
             rows.append((name, *values))
-    return Table("Measures", ("method", *said), rows)
+    note = "; ".join(title for title in said if title in LOWER)
+    return Table("Measures", ("method", *said), rows, f"Lower is better: {note}." if note else "")
 
 
 def latents(result: dict[str, Any]) -> Table:
@@ -142,7 +165,7 @@ def per_block(result: dict[str, Any]) -> Table:
 def gains(result: dict[str, Any]) -> Table:
     """Paired differences at each number of labels."""
     said: dict[str, dict[Any, dict[str, Any]]] = {}
-    for key, told in GAINS.items():
+    for key, (_, told, _) in GAINS.items():
         for p in dicts(result.get(key)):
             said.setdefault(told + pair_of(p), {})[p.get("shots")] = p
     shots = sorted({s for found in said.values() for s in found if finite(s)})
@@ -190,3 +213,38 @@ def animals(result: dict[str, Any]) -> Table:
         rows.append((name, Scored(each.get(name), one.get("ci")), *counts))
     metric = words(result.get("metric")) or "score"
     return Table("Animals", ("animal", metric, "neurons", "images", "presentations"), rows)
+
+
+def regions(result: dict[str, Any]) -> Table:
+    """What each region that was hidden scored, the worst first."""
+    said = dicts(result.get("regions"))
+    rows = [(words(one.get("name")), scored(one)) for one in said[:REGIONS]]
+    note = f"The worst {REGIONS} of {len(said)} regions." if len(said) > REGIONS else ""
+    return Table("R of hidden regions", ("region", "R"), rows, note)
+
+
+def against_chance(result: dict[str, Any]) -> Table:
+    """How far above chance each method is, and how easily chance does as well; of surrogates of the truth too."""
+    rows: list[tuple[Cell, ...]] = [
+        (words(m.get("name")), m.get("chance_corrected"), m.get("p"), m.get("p_least"), exchanged(m))
+        for m in dicts(result.get("methods"))
+        if "chance_corrected" in m or "p" in m
+    ]
+    drawn = result.get("surrogates") or {}
+    if finite(drawn.get("p")):
+        rows.append(("pretrained", None, drawn["p"], None, f"by {drawn.get('n')} surrogates of the truth, R as large"))
+    note = "Above chance: 0 is guessing, 1 is no error. Smallest p: what guesses that are all right would have."
+    return Table("Against chance", ("method", "above chance", "p", "smallest p", "p by"), rows, note)
+
+
+def exchanged(said: dict[str, Any]) -> str:
+    """How the p value of a result or a method came about; "" where it has none."""
+    return OVER.get(words(said.get("p_over")), "by permutation") if finite(said.get("p")) else ""
+
+
+def candidates(result: dict[str, Any]) -> Table:
+    """Among how many people somebody was looked for."""
+    said = result.get("candidates") or {}
+    rows = [(words(said.get("hash")), said.get("n"), said.get("k"))] if said else []
+    note = "Accuracies with another hash are of other people or other seconds: another task."
+    return Table("Candidates", ("hash", "people", "first that count"), rows, note)

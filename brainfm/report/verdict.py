@@ -8,6 +8,7 @@ from typing import Any
 
 from brainfm.report.inputs import dicts, simulated, source, task, words
 from brainfm.report.style import METHODS, badge, bounds, escape, finite, kind_of, method, number, scored
+from brainfm.report.tables import exchanged
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no clear difference", "cannot be judged"
 
@@ -55,8 +56,8 @@ def chance(result: dict[str, Any]) -> str:
 
 
 def probability(result: dict[str, Any]) -> str:
-    """The p value of a result that has one."""
-    return f" (p = {result['p']:.3f} by permutation)" if finite(result.get("p")) else ""
+    """The p value of a result that has one, and how it came about."""
+    return f" (p = {result['p']:.3f} {exchanged(result)})" if finite(result.get("p")) else ""
 
 
 def sentence(result: dict[str, Any]) -> str:

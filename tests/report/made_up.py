@@ -81,7 +81,7 @@ def compared(
         rows.append(
             {"name": name, "kind": kind, "adapt": adapt, **interval(mean, 0.04), "per_subject": each,
              "auroc": mean + 0.05, "chance_corrected": 2 * mean - 1, "ece": 0.08, "brier": 0.4, "log_loss": 0.6,
-             "p": 0.001,
+             "p": 0.001, "p_over": "stretches", "p_least": 0.001,
              "worst": [worst, each[worst]],
              "groups": {"sex": groups, "age": {"up to 30": mean}}, "setting": {"penalty": 0.1}, "tried": 3,
              "losses": [0.7, 0.6, 0.65]}
@@ -134,6 +134,25 @@ def several_measures() -> dict:
         differences={"GLM": interval(-0.05, 0.01), "mean": {"score": 0.4, "ci": None}},
         animals={"test_spikes/a": {"neurons": 5, "images": 8, "presentations": 1040, "ci": [0.2, 0.4]}},
         per_subject=animals,
+    )  # fmt: skip
+
+
+def fingerprints() -> dict:
+    """The result of `retrieval`."""
+    return simulated(
+        "fingerprints", "retrieval", "top-1 accuracy", 0.4, measures={
+            "top-1 accuracy": {"pretrained": {**interval(0.4, 0.1), "chance": 0.05}, "untrained": interval(0.2, 0.1)},
+            "median rank / N": {"pretrained": {**interval(0.1, 0.05), "chance": 0.5}, "untrained": interval(0.3, 0.1)},
+        },
+        candidates={"n": 20, "k": 1, "hash": "fedcba9876543210"},
+    )  # fmt: skip
+
+
+def hidden_regions() -> dict:
+    """The result of `reconstruction`."""
+    return simulated(
+        "hidden", "reconstruction", "R2", 0.3, surrogates={"n": 200, "p": 0.015},
+        regions=[{"name": f"region {i}", **interval(0.1 + 0.01 * i, 0.05)} for i in range(30)],
     )  # fmt: skip
 
 

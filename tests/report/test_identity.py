@@ -7,7 +7,7 @@ from brainfm.report import identity, page
 
 
 def entry(score, chance, **more):
-    return {**made_up.interval(score, 0.05), "chance": chance, "p": 0.004, **more}
+    return {**made_up.interval(score, 0.05), "chance": chance, "p": 0.004, "p_over": "stretches", **more}
 
 
 def diagnostics():
@@ -45,6 +45,7 @@ def test_the_section_shows_words_table_and_five_figures():
     assert text.count('class="figure half"') == 5
     for word in ("9 axes of the training people erased", "0.83 [0.78, 0.88]", "0.41 [0.36, 0.46]", "0.21 [0.11, 0.31]"):
         assert word in text, word
+    assert "p 0.004, stretches<" in text
     assert "the readout of the label loses without band 1, band 2" in text
     assert "a difference between recordings counts as label here" in text
 

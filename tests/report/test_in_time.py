@@ -71,6 +71,13 @@ def test_curves_and_bars_say_what_they_know() -> None:
     assert in_time.draw([]) == []
 
 
+def test_curves_say_what_chance_exchanges() -> None:
+    said = result()
+    assert "fewer than 5 % of cases, by permutation, over all times" in in_time.draw([said])[0]
+    said["in_time"]["p_over"] = "stretches"
+    assert "of cases, by permutation of stretches within recordings, over all times" in in_time.draw([said])[0]
+
+
 @pytest.mark.skipif(browser.chromium() is None, reason="no chromium on this machine")
 @pytest.mark.slow
 def test_the_page_draws_them(tmp_path: Path) -> None:

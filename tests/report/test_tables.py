@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -11,14 +12,18 @@ import numpy as np
 import pytest
 
 from brainfm import describe
-from brainfm.report import connectome, few_shot, measures, page, tables
+from brainfm.evaluations import retrieval
+from brainfm.report import connectome, few_shot, measures, page, tables, verdict
 from brainfm.report.tables import Scored
 
-HELD = ("several_measures", "latents", "over_blocks", "few_labels", "connectome")
+HELD = ("several_measures", "latents", "over_blocks", "few_labels", "connectome", "compared", "fingerprints",
+        "hidden_regions")  # fmt: skip
+DRAWN = ("connectome", "compared")
 
 
 def made(which: str) -> dict:
-    return made_up.connectome(np.random.default_rng(0)) if which == "connectome" else getattr(made_up, which)()
+    make = getattr(made_up, which)
+    return make(np.random.default_rng(0)) if which in DRAWN else make()
 
 
 def titled(result: dict) -> dict[str, tables.Table]:
@@ -76,6 +81,50 @@ def test_components_have_their_p() -> None:
     assert said["communities"] == "test_spikes/a 2, test_spikes/b 3"
 
 
+def test_methods_stand_against_chance() -> None:
+    result = made("compared")
+    table = titled(result)["Against chance"]
+    said = row(table, "lora")
+    assert said["above chance"] == result["methods"][1]["chance_corrected"]
+    assert (said["p"], said["smallest p"]) == (0.001, 0.001)
+    assert said["p by"] == "by permutation of stretches within recordings"
+    nothing = {"methods": [{"name": "permuted labels", "p": None, "p_over": "", "chance_corrected": 0.1}]}
+    assert row(tables.against_chance(nothing), "permuted labels")["p by"] == ""
+
+
+def test_regions_have_their_score_and_surrogates_their_p() -> None:
+    found = titled(made("hidden_regions"))
+    regions = found["R of hidden regions"]
+    assert row(regions, "region 3")["R"].score == pytest.approx(0.13)  # type: ignore[union-attr]
+    assert (len(regions.rows), regions.note) == (20, "The worst 20 of 30 regions.")
+    said = row(found["Against chance"], "pretrained")
+    assert (said["p"], said["p by"]) == (0.015, "by 200 surrogates of the truth, R as large")
+
+
+def test_candidates_are_counted_and_lower_ranks_are_better() -> None:
+    result = made("fingerprints")
+    found = titled(result)
+    assert row(found["Candidates"], "fedcba9876543210")["people"] == 20
+    assert found["Measures"].note == "Lower is better: median rank / N."
+    assert measures.direction("median rank / N") == " (lower is better)"
+    assert measures.direction("top-1 accuracy") == ""
+    assert measures.forest(result, 1).count("(lower is better)") == 1
+    assert all(f'"{measure}"' in inspect.getsource(retrieval) for measure in tables.LOWER)
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [("trials", "by permutation of trials within recordings"), ("people", "by flipping signs of people, two-sided"),
+     ("stretches", "by permutation of stretches within recordings"), (None, "by permutation")],
+)  # fmt: skip
+def test_how_p_came_about_is_said(over: str | None, said: str, capsys: pytest.CaptureFixture) -> None:
+    result = made("latents") | {"p": 0.02, "p_over": over}
+    assert f" (p = 0.020 {said})." in verdict.sentence(result)
+    describe.show_result(result)
+    assert f"; p = 0.020 {said}\n" in capsys.readouterr().out
+    assert (over is None) or over in tables.OVER
+
+
 def test_a_cell_is_written_by_who_prints_it() -> None:
     def number(x: object) -> str:
         return "none" if x is None else f"<{x}>"
@@ -116,7 +165,8 @@ def test_names_are_no_markup(capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("which", "figures"),
-    [("several_measures", ["measures"]), ("latents", ["measures"]), ("over_blocks", ["blocks"]), ("few_labels", []),
+    [("fingerprints", ["measures"]), ("hidden_regions", []),
+     ("several_measures", ["measures"]), ("latents", ["measures"]), ("over_blocks", ["blocks"]), ("few_labels", []),
      ("connectome", ["connectome"])],
 )  # fmt: skip
 def test_each_result_has_its_figures(which: str, figures: list[str]) -> None:
