@@ -44,6 +44,7 @@ def run(
     learning_rate: float = 2e-3,
     weight_decay: float = 0.01,
     keep_neurons: Sequence[int] | None = None,
+    cells: int | None = None,
     from_scratch: bool = True,
     linear_bins: int = 6,
     bin_s: float = 0.05,
@@ -68,7 +69,7 @@ def run(
         moving: leave out windows whose target moves less than this in a second; 0 keeps all.
         objectives: name → keywords of what teaches the network the spikes alone, for `unlabelled_steps`.
         steps: of teaching network and read-out; 0 leaves the ridge on encodings as the score.
-        batch_size, learning_rate, weight_decay: of both. keep_neurons: see `continuous.Fitting`.
+        batch_size, learning_rate, weight_decay: of both. keep_neurons, cells: see `continuous.Fitting`.
         from_scratch: whether to train the network with fresh weights as well, which doubles the time.
         linear_bins, bin_s: spike history of the linear decoders.
         beside: covariates that a ridge reads over the same history, each by itself ("ridge on dff"), such as the dF/F
@@ -87,7 +88,7 @@ def run(
         )
     protocol.unseen(test, model.card)
     cuts = folds(train, test, blocks, gap_s)
-    how = Fitting(steps, batch_size, learning_rate, weight_decay, keep_neurons)
+    how = Fitting(steps, batch_size, learning_rate, weight_decay, keep_neurons, cells)
     made = [catalog.load_class("objectives", n)(**(k or {})) for n, k in (objectives or {}).items()]
     history = _both(train, test, bin_s, linear_bins)
     others = {name: [covariate_history(w, name, bin_s * linear_bins) for w in (train, test)] for name in beside}

@@ -15,6 +15,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from brainfm.evaluations.place_readout import Places
 from brainfm.objectives.behaviour import Behaviour
 from brainfm.shards.read import Windows
 from brainfm.tokens import TokenBatch
@@ -32,6 +33,8 @@ class Fitting:
         steps: of a part. batch_size: windows per step. learning_rate: its peak. weight_decay: on matrices only.
         keep_neurons: for a network that reads behaviour out itself, how many neurons a training sample shows, as in
             `objectives/behaviour.py`; None shows all. Other networks have a dropout of their own.
+        cells: of a place, how many along the longer side the linear read-out tells apart (`place_readout.Places`); None
+            regresses on it.
     """
 
     steps: int = 600
@@ -39,6 +42,7 @@ class Fitting:
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     keep_neurons: Sequence[int] | None = None
+    cells: int | None = None
 
 
 def knowing(model: Pretrained, windows: Windows, seed: int) -> Pretrained:
@@ -186,7 +190,7 @@ class Asked(nn.Module):
 def tuned(
     model: Pretrained, windows: Windows, target: np.ndarray, how: Fitting, seed: int, *, name: str, at: str = "end",
     beside: Unlabelled | None = None,
-) -> Readout | Asked:  # fmt: skip
+) -> Readout | Places | Asked:  # fmt: skip
     """Train the network in place with a read-out: its own where it has one for the covariate, else a linear one.
 
     Args:
@@ -194,16 +198,23 @@ def tuned(
         name: of the covariate. at: "end" or "centre", when in the window the target is.
         beside: spikes to learn in the same steps (joint training); their loss is added with weight 1. Its objectives
             are copied and stay as they are.
+
+    Raises:
+        ValueError: where `how` asks for cells of what is no place, or of a network that answers itself.
     """
     beside = None if beside is None else beside.anew()
     device = next(model.model.parameters()).device
-    readout: Readout | Asked
+    readout: Readout | Places | Asked
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if reads_out(model, name, at):
+            if how.cells:
+                raise ValueError(f"the network reads {name} out itself, and not as cells: leave `cells` out")
             readout = Asked(model.model, name, at, how.keep_neurons).to(device)
         else:
-            readout = Readout(model.model, target, model.features(windows.take([0])).shape[1]).to(device)
+            width = model.features(windows.take([0])).shape[1]
+            linear = Places(model.model, target, width, how.cells) if how.cells else Readout(model.model, target, width)
+            readout = linear.to(device)
     batcher, wanted = model.batcher(), torch.from_numpy(target.astype(np.float32))
     also = None if beside is None else beside.loss(model, how.batch_size)
 
@@ -217,7 +228,7 @@ def tuned(
     return readout
 
 
-def predicted(model: Pretrained, readout: Readout | Asked, windows: Windows, size: int = 128) -> np.ndarray:
+def predicted(model: Pretrained, readout: Readout | Places | Asked, windows: Windows, size: int = 128) -> np.ndarray:
     """`(window, column)` predictions in the target's unit.
 
     A network that answers itself reads a recording that it was not taught as the latest of the same animal that it was.
